@@ -1,0 +1,32 @@
+"""WideNet: transformers that go wider instead of deeper (Xue et al., AAAI 2022, arXiv 2107.11817).
+
+Importing the package registers its models with transformers' Auto classes, so that
+``pipeline("image-classification", model=RUN)`` and ``AutoModel.from_pretrained(RUN)`` know them.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+from widenet.config import WideNetConfig, WideNetVisionConfig
+from widenet.errors import WideNetError
+from widenet.presets import create_config, create_model, list_models
+from widenet.routing import Routing
+from widenet.vision import WideNetForImageClassification, WideNetVisionModel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Routing",
+    "WideNetConfig",
+    "WideNetError",
+    "WideNetForImageClassification",
+    "WideNetVisionConfig",
+    "WideNetVisionModel",
+    "__version__",
+    "create_config",
+    "create_model",
+    "list_models",
+]
+
+AutoConfig.register("widenet_vision", WideNetVisionConfig, exist_ok=True)
+AutoModel.register(WideNetVisionConfig, WideNetVisionModel, exist_ok=True)
+AutoModelForImageClassification.register(WideNetVisionConfig, WideNetForImageClassification, exist_ok=True)

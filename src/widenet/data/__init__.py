@@ -1,0 +1,1 @@
+"""Where training examples come from: images and text, read, checked and split."""

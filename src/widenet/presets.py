@@ -1,0 +1,163 @@
+"""The paper's models by name, each a few lines. The sizes in the docstrings are the published ones.
+
+A preset is a function that returns config fields; :func:`create_model` merges the caller's overrides
+into them, so every ablation of the paper is a preset and an override (``analysis/paper.py`` lists them).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedModel
+
+from widenet.config import WideNetConfig, WideNetVisionConfig
+from widenet.errors import WideNetError, unknown
+from widenet.vision import WideNetForImageClassification, WideNetVisionModel
+
+_PRESETS: dict[str, Callable[[], dict[str, Any]]] = {}
+_TASKS = {"features": WideNetVisionModel, "image-classification": WideNetForImageClassification}
+
+_DENSE = {"share_attention": False, "share_ffn": False, "moe_layers": "none", "pooling": "cls"}
+_IMAGENET = {"image_size": 224, "patch_size": 16, "num_labels": 1000, "use_representation": True}
+_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+_HUGE = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120}
+
+
+def _preset(name: str) -> Callable[[Callable[[], dict[str, Any]]], Callable[[], dict[str, Any]]]:
+    def register(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+        _PRESETS[name] = function
+        return function
+
+    return register
+
+
+@_preset("vit-b16")
+def _vit_b16() -> dict[str, Any]:
+    """ViT-B/16: 87M parameters, 78.6 % ImageNet-1K top-1 (Table 1)."""
+    return {**_BASE, **_IMAGENET, **_DENSE}
+
+
+@_preset("vit-l16")
+def _vit_l16() -> dict[str, Any]:
+    """ViT-L/16: 305M parameters, 77.5 % ImageNet-1K top-1 (Table 1)."""
+    return {**_LARGE, **_IMAGENET, **_DENSE}
+
+
+@_preset("vit-moe-b16")
+def _vit_moe_b16() -> dict[str, Any]:
+    """ViT-MoE-B/16, mixtures in the last 2 blocks: 128M parameters, 77.9 % top-1 (Table 1)."""
+    moe = {"moe_layers": [10, 11], "expert_intermediate_size": 4096, "pooling": "mean"}
+    return {**_BASE, **_IMAGENET, **_DENSE, **moe}
+
+
+@_preset("vit-moe-l16")
+def _vit_moe_l16() -> dict[str, Any]:
+    """ViT-MoE-L/16, mixtures in the last 4 blocks: 406M parameters, 77.4 % top-1 (Table 1)."""
+    return {**_LARGE, **_IMAGENET, **_DENSE, "moe_layers": [20, 21, 22, 23], "pooling": "mean"}
+
+
+@_preset("widenet-b16")
+def _widenet_b16() -> dict[str, Any]:
+    """WideNet-B/16: 29M parameters, 77.5 % ImageNet-1K top-1 (Table 1)."""
+    return {**_BASE, **_IMAGENET, "expert_intermediate_size": 4096}
+
+
+@_preset("widenet-l16")
+def _widenet_l16() -> dict[str, Any]:
+    """WideNet-L/16: 40M parameters, 79.5 % ImageNet-1K top-1 (Table 1)."""
+    return {**_LARGE, **_IMAGENET}
+
+
+@_preset("widenet-h16")
+def _widenet_h16() -> dict[str, Any]:
+    """WideNet-H/16: 63M parameters, 80.1 % ImageNet-1K top-1 (Table 1)."""
+    return {**_HUGE, **_IMAGENET}
+
+
+def _small(depth: int, width: int, heads: int, hidden: int, **image: Any) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+        "intermediate_size": hidden,
+        **image,
+    }
+
+
+_TINY = _small(12, 192, 3, 768, image_size=224, patch_size=16, num_labels=1000)
+_MINI = _small(6, 128, 4, 256, image_size=28, patch_size=4, num_labels=10)
+_DIGITS = _small(4, 96, 4, 192, image_size=8, patch_size=2, num_labels=10)
+
+
+def _small_family(suffix: str, shape: dict[str, Any], last_blocks: list[int]) -> None:
+    """Register a WideNet with the ViT and the ViT-MoE of the same depth and width, as Table 1 pairs them."""
+    moe = {"moe_layers": last_blocks, "pooling": "mean"}
+    _PRESETS[f"widenet-{suffix}"] = lambda: dict(shape)
+    _PRESETS[f"vit-{suffix}"] = lambda: {**shape, **_DENSE}
+    _PRESETS[f"vit-moe-{suffix}"] = lambda: {**shape, **_DENSE, **moe}
+
+
+# Ours, for small machines: 224-pixel images, 28-pixel images, and the 8-pixel digits.
+_small_family("ti16", _TINY, [10, 11])
+_small_family("mini", _MINI, [4, 5])
+_small_family("digits", _DIGITS, [2, 3])
+
+
+def list_models() -> list[str]:
+    """Return the name of every preset."""
+    return list(_PRESETS)
+
+
+def create_config(name: str, **overrides: Any) -> WideNetVisionConfig:
+    """Return a preset's configuration with fields overridden.
+
+    Args:
+        name: one of :func:`list_models`.
+        **overrides: config fields.
+
+    Raises:
+        WideNetError: the name or a field does not exist, or a value has the wrong type or is out of range.
+    """
+    if name not in _PRESETS:
+        raise unknown("preset", name, _PRESETS)
+    return build_config(WideNetVisionConfig, {**_PRESETS[name](), **overrides})
+
+
+def build_config(config_class: type[WideNetVisionConfig], fields: dict[str, Any]) -> WideNetVisionConfig:
+    """Build a configuration, turning every complaint about ``fields`` into one line.
+
+    Raises:
+        WideNetError: a field does not exist, or a value has the wrong type or is out of range.
+    """
+    ours = [base for base in config_class.__mro__ if issubclass(base, WideNetConfig)]
+    allowed = [field for base in ours for field in base.__annotations__]
+    allowed += ["num_labels", "id2label", "label2id", "dtype"]
+    for field in fields:
+        if field not in allowed:
+            raise unknown("config field", field, sorted(allowed))
+    try:
+        return config_class(**fields)
+    except WideNetError:
+        raise
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        # The strict dataclass wraps the plain sentence in a second, longer one.
+        raise WideNetError(" ".join(str(error.__cause__ or error).split())) from error
+
+
+def create_model(name: str, task: str | None = None, **overrides: Any) -> PreTrainedModel:
+    """Return a freshly initialised model.
+
+    Args:
+        name: one of :func:`list_models`.
+        task: "features" for the encoder without a head, "image-classification" (the default).
+        **overrides: config fields, for example ``num_experts=8`` or ``share_norm=True``.
+
+    Raises:
+        WideNetError: the name, task or a field does not exist, or a value does not fit.
+    """
+    config = create_config(name, **overrides)
+    task = task or "image-classification"
+    if task not in _TASKS:
+        raise unknown("task", task, _TASKS)
+    return _TASKS[task](config)

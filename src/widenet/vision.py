@@ -1,0 +1,229 @@
+"""Images: patches in, classes out, around the encoder.
+
+Axes: N images, C channels, P patch size, L tokens (patches, plus one [CLS] token where pooling is "cls"),
+D hidden size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from widenet.config import WideNetVisionConfig
+from widenet.encoder import Encoder, WideNetPreTrainedModel
+from widenet.errors import WideNetError
+from widenet.routing import Routing
+
+
+@dataclass
+class WideNetVisionOutput(ModelOutput):
+    """Features of N images.
+
+    Attributes:
+        last_hidden_state: [N, L, D] after the final LayerNorm.
+        pooler_output: [N, D], the [CLS] token or the mean of the patch tokens; through the
+            representation layer where there is one.
+        balance_loss: scalar, Σ_t l_t over the routing operations.
+        routing: one record per block (None for dense blocks), with ``output_routing=True``.
+        hidden_states: B + 1 tensors [N, L, D], with ``output_hidden_states=True``.
+        attentions: B tensors [N, A, L, L], with ``output_attentions=True``.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    balance_loss: Tensor | None = None
+    routing: tuple[Routing | None, ...] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class WideNetImageClassifierOutput(ModelOutput):
+    """Classes of N images.
+
+    Attributes:
+        loss: scalar, cross-entropy + λ · ``balance_loss`` (Eq 8), where labels were given.
+        logits: [N, num_labels].
+        balance_loss, routing, hidden_states, attentions: as in :class:`WideNetVisionOutput`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    balance_loss: Tensor | None = None
+    routing: tuple[Routing | None, ...] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class PatchEmbeddings(nn.Module):
+    """An image as tokens: P×P patches by a strided convolution, an optional [CLS], learned positions."""
+
+    def __init__(self, config: WideNetVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.has_cls = config.pooling == "cls"
+        D = config.hidden_size
+        self.projection = nn.Conv2d(config.num_channels, D, config.patch_size, stride=config.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, D)) if self.has_cls else None
+        self.position_embeddings = nn.Parameter(torch.zeros(1, config.num_patches + self.has_cls, D))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        """Embed images [N, C, height, width] as tokens [N, L, D].
+
+        Raises:
+            WideNetError: channels or size do not fit the configuration.
+        """
+        config, (_, channels, height, width) = self.config, pixel_values.shape
+        if channels != config.num_channels:
+            raise WideNetError(f"the images have {channels} channels, the model num_channels={config.num_channels}")
+        positions = self.position_embeddings
+        if (height, width) != (config.image_size, config.image_size):
+            P = config.patch_size
+            if not interpolate_pos_encoding:
+                raise WideNetError(
+                    f"the images are {height}×{width}, the model has image_size={config.image_size}; "
+                    "resize them, or pass interpolate_pos_encoding=True"
+                )
+            if height % P or width % P:
+                raise WideNetError(f"patch_size={P} must divide the image's height and width {height}×{width}")
+            positions = resample_abs_pos_embed(
+                positions, [height // P, width // P], num_prefix_tokens=int(self.has_cls)
+            )
+        x = self.projection(pixel_values.to(self.projection.weight.dtype))  # [N, D, height/P, width/P]
+        x = x.flatten(2).transpose(1, 2)  # [N, patches, D]
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)  # [N, L, D]
+        return self.dropout(x + positions)
+
+
+class WideNetVisionPreTrainedModel(WideNetPreTrainedModel):
+    """Base of the image models."""
+
+    config_class = WideNetVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _input_embed_layer = "projection"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PatchEmbeddings):
+            init.normal_(module.position_embeddings, std=self.config.initializer_range)
+            if module.cls_token is not None:
+                init.normal_(module.cls_token, std=self.config.initializer_range)
+
+
+class WideNetVisionModel(WideNetVisionPreTrainedModel):
+    """The image encoder without a head: any model of the paper that ``config`` describes."""
+
+    def __init__(self, config: WideNetVisionConfig) -> None:
+        super().__init__(config)
+        self.embeddings = PatchEmbeddings(config)
+        self.encoder = Encoder(config)
+        self.representation: nn.Linear | None = None
+        if config.use_representation:
+            self.representation = nn.Linear(config.hidden_size, config.hidden_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch projection."""
+        return self.embeddings.projection
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        interpolate_pos_encoding: bool = False,
+        output_routing: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> WideNetVisionOutput | tuple:
+        """Encode images.
+
+        Args:
+            pixel_values: [N, C, image_size, image_size], normalised.
+            interpolate_pos_encoding: accept other sizes by interpolating the position embeddings.
+            output_routing: return the routing records.
+            output_hidden_states: return the hidden states around every block.
+            output_attentions: return the attention probabilities.
+            return_dict: False returns a plain tuple.
+
+        Raises:
+            WideNetError: the images do not fit the configuration.
+        """
+        config = self.config
+        encoded = self.encoder(
+            self.embeddings(pixel_values, interpolate_pos_encoding),
+            output_hidden_states=_default(output_hidden_states, config.output_hidden_states),
+            output_attentions=_default(output_attentions, config.output_attentions),
+        )
+        tokens = encoded.last_hidden_state  # [N, L, D]
+        pooled = tokens[:, 0] if config.pooling == "cls" else tokens.mean(1)  # [N, D]
+        if self.representation is not None:
+            pooled = self.representation(pooled).tanh()
+        output = WideNetVisionOutput(
+            last_hidden_state=tokens,
+            pooler_output=pooled,
+            balance_loss=encoded.balance_loss,
+            routing=encoded.routing if output_routing else None,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return output if _default(return_dict, config.return_dict) else output.to_tuple()
+
+
+class WideNetForImageClassification(WideNetVisionPreTrainedModel):
+    """The image encoder with a linear classifier on its pooled output."""
+
+    def __init__(self, config: WideNetVisionConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = WideNetVisionModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_routing: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> WideNetImageClassifierOutput | tuple:
+        """Classify images; arguments as :meth:`WideNetVisionModel.forward`, and
+
+        Args:
+            labels: [N] class indices, or [N, num_labels] class probabilities (mixup, label smoothing).
+        """
+        features = self.model(
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            output_routing=output_routing,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.classifier(features.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.float(), labels)
+            loss = loss + self.config.router_aux_loss_coef * features.balance_loss
+        output = WideNetImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            balance_loss=features.balance_loss,
+            routing=features.routing,
+            hidden_states=features.hidden_states,
+            attentions=features.attentions,
+        )
+        return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
+
+
+def _default(value: bool | None, fallback: bool | None) -> bool:
+    return bool(fallback if value is None else value)
