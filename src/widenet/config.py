@@ -113,6 +113,8 @@ class WideNetConfig(PreTrainedConfig):
             _require(self, name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             _require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
+        _require(self, "layer_norm_eps", 0 < self.layer_norm_eps < float("inf"), "must be above 0")
+        _require(self, "initializer_range", 0 <= self.initializer_range < float("inf"), "must be at least 0")
         if self.hidden_act not in ACT2FN:
             raise unknown("hidden_act", self.hidden_act, ACT2FN)
         divides = self.hidden_size % self.num_attention_heads == 0
@@ -133,16 +135,15 @@ class WideNetConfig(PreTrainedConfig):
         _require(self, "num_routing_groups", fits, f"must divide num_hidden_layers={self.num_hidden_layers}")
         _require(self, "num_experts", self.num_experts >= 1, "must be at least 1")
         in_range = 1 <= self.num_experts_per_tok <= self.num_experts
-        _require(
-            self, "num_experts_per_tok", in_range, f"must be between 1 and num_experts={self.num_experts}"
-        )
-        _require(
-            self, "expert_intermediate_size", (self.expert_intermediate_size or 0) >= 1, "must be at least 1"
-        )
+        _require(self, "num_experts_per_tok", in_range, f"must be between 1 and num_experts={self.num_experts}")
+        _require(self, "expert_intermediate_size", (self.expert_intermediate_size or 0) >= 1, "must be at least 1")
         for name in ("capacity_factor", "eval_capacity_factor"):
             value = getattr(self, name)
             _require(
-                self, name, value is None or 0 < value < float("inf"), "must be above 0, or None to never drop"
+                self,
+                name,
+                value is None or 0 < value < float("inf"),
+                "must be above 0, or None to never drop",
             )
         for name in ("router_noise_std", "router_aux_loss_coef"):
             _require(self, name, 0 <= getattr(self, name) < float("inf"), "must be at least 0")
@@ -224,7 +225,10 @@ class WideNetVisionConfig(WideNetConfig):
         for name in ("image_size", "patch_size", "num_channels", "num_labels"):
             _require(self, name, getattr(self, name) >= 1, "must be at least 1")
         _require(
-            self, "patch_size", self.image_size % self.patch_size == 0, f"must divide image_size={self.image_size}"
+            self,
+            "patch_size",
+            self.image_size % self.patch_size == 0,
+            f"must divide image_size={self.image_size}",
         )
         if self.pooling not in ("cls", "mean"):
             raise unknown("pooling", self.pooling, ["cls", "mean"])

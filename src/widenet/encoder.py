@@ -7,8 +7,9 @@ counted once.
 Axes: N images or sequences, L tokens of each, T = N·L, D hidden size, A attention heads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +67,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(D, D)
         self.o_proj = nn.Linear(D, D)
 
-    def forward(
-        self, x: Tensor, attention_mask: Tensor | None, backend: str
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, attention_mask: Tensor | None, backend: str) -> tuple[Tensor, Tensor | None]:
         """Mix tokens [N, L, D]; also return the probabilities [N, A, L, L] where the backend has them.
 
         Args:
@@ -139,6 +138,8 @@ class EncoderOutput:
 class Encoder(nn.Module):
     """B blocks over lists of modules as long as the config says: 1 where shared, one per use where not."""
 
+    _gradient_checkpointing_func: Callable[..., Any]  # set by transformers with gradient_checkpointing
+
     def __init__(self, config: WideNetConfig) -> None:
         super().__init__()
         self.config = config
@@ -173,7 +174,8 @@ class Encoder(nn.Module):
                 has them.
         """
         backend = "eager" if output_attentions else self.config._attn_implementation or "eager"
-        attention_mask = flat_mask = None
+        attention_mask: Any = None  # in the backend's own form
+        flat_mask: Tensor | None = None
         if token_mask is not None:
             flat_mask = token_mask.reshape(-1).bool()  # [T]
             if backend == "eager":
@@ -182,18 +184,20 @@ class Encoder(nn.Module):
                 attention_mask = create_bidirectional_mask(
                     config=self.config, inputs_embeds=x, attention_mask=token_mask
                 )
-        hidden_states, attentions, records = [x], [], []
+        hidden_states, attentions = [x], []
+        records: list[Routing | None] = []
         routing: Routing | None = None
-        # One list per mixture, filled by its first block; see Experts.forward. Other backends take the
-        # stacks whole, and a checkpointed block must not depend on what another one computed.
-        alone = self._checkpointing or self.config._experts_implementation != "eager"
-        slices = [() if alone else ([],) for _ in self.experts]
+        # Per mixture, the extra argument of Experts.forward: a list that its first block fills and the others
+        # read. Not for other backends, which take the stacks whole, nor under checkpointing, where a block
+        # must not depend on what another one computed.
+        whole = self._checkpointing or self.config._experts_implementation != "eager"
+        slices: list[tuple[list, ...]] = [() if whole else ([],) for _ in self.experts]
         for step in self.plan:
             x, probabilities = self._checkpoint(self._attend, x, attention_mask, backend, step)
             if step.dense is not None:
-                x = self._checkpoint(self._dense, x, step)
+                x = self._checkpoint(self._dense, x, step.dense, step)
                 records.append(None)
-            else:
+            elif step.experts is not None:
                 # The decision stays outside the checkpoint: recomputed it could fall otherwise, and its
                 # loss must count once.
                 tokens = self._feed_forward_input(x, step)
@@ -201,7 +205,10 @@ class Encoder(nn.Module):
                     routing = self.routers[step.router](tokens, flat_mask)
                 elif routing is not None:
                     routing = routing.reused()
-                x = self._checkpoint(self._mixture, x, tokens, routing, slices[step.experts], step)
+                assert routing is not None  # a group's first mixture has a router
+                choice = routing.experts, routing.weights
+                experts = self.experts[step.experts]
+                x = self._checkpoint(self._mixture, x, tokens, *choice, experts, slices[step.experts], step)
                 records.append(routing)
             if output_hidden_states:
                 hidden_states.append(x)
@@ -220,7 +227,7 @@ class Encoder(nn.Module):
         self, x: Tensor, attention_mask: Tensor | None, backend: str, step: Step
     ) -> tuple[Tensor, Tensor | None]:
         """x ← MHA(LN_att(x)) + x, or LN_att(MHA(x) + x) in a post-LN encoder."""
-        norm, attention = self.norms[step.norms].attention, self.attentions[step.attention]
+        norm, attention = self._norms(step).attention, self.attentions[step.attention]
         mixed, probabilities = attention(norm(x) if self.config.norm_first else x, attention_mask, backend)
         x = x + self.dropout(mixed)
         return (x if self.config.norm_first else norm(x)), probabilities
@@ -228,21 +235,35 @@ class Encoder(nn.Module):
     def _feed_forward_input(self, x: Tensor, step: Step) -> Tensor:
         """The tokens as router and experts see them: [T, D]."""
         if self.config.norm_first:
-            x = self.norms[step.norms].feed_forward(x)
+            x = self._norms(step).feed_forward(x)
         return x.reshape(-1, x.shape[-1])
 
     def _add_residual(self, x: Tensor, update: Tensor, step: Step) -> Tensor:
         x = x + self.dropout(update.view_as(x))
-        return x if self.config.norm_first else self.norms[step.norms].feed_forward(x)
+        return x if self.config.norm_first else self._norms(step).feed_forward(x)
 
-    def _dense(self, x: Tensor, step: Step) -> Tensor:
+    def _dense(self, x: Tensor, index: int, step: Step) -> Tensor:
         """x ← FFN(LN_moe(x)) + x."""
-        return self._add_residual(x, self.feed_forwards[step.dense](self._feed_forward_input(x, step)), step)
+        return self._add_residual(x, self.feed_forwards[index](self._feed_forward_input(x, step)), step)
 
-    def _mixture(self, x: Tensor, tokens: Tensor, routing: Routing, slices: tuple, step: Step) -> Tensor:
-        """x ← MoE(LN_moe(x)) + x (Eq 1); a dropped or padding token is carried by the residual alone."""
-        update = self.experts[step.experts](tokens, routing.experts, routing.weights, *slices)
-        return self._add_residual(x, update, step)
+    def _mixture(
+        self,
+        x: Tensor,
+        tokens: Tensor,
+        index: Tensor,
+        weights: Tensor,
+        experts: nn.Module,
+        slices: tuple[list, ...],
+        step: Step,
+    ) -> Tensor:
+        """x ← MoE(LN_moe(x)) + x (Eq 1); a dropped or padding token is carried by the residual alone.
+
+        Tensors rather than a record: checkpointing with ``use_reentrant=True`` sees no others.
+        """
+        return self._add_residual(x, experts(tokens, index, weights, *slices), step)
+
+    def _norms(self, step: Step) -> Norms:
+        return cast(Norms, self.norms[step.norms])
 
     @property
     def _checkpointing(self) -> bool:
@@ -262,6 +283,7 @@ class WideNetPreTrainedModel(PreTrainedModel):
     """What every WideNet model shares: its initial weights and the backends it supports."""
 
     config_class = WideNetConfig
+    config: WideNetConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     # The loss is a mean over the batch; Trainer must not rescale it by item counts it passes elsewhere.

@@ -21,7 +21,8 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> WideNetError:
         allowed: every valid name.
     """
     names = list(allowed)
-    near = get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return WideNetError(f"unknown {kind} {str(name)!r}{hint} Allowed: {', '.join(names)}." if near
-                        else f"unknown {kind} {str(name)!r}. Allowed: {', '.join(names)}.")
+    near = get_close_matches(str(name), names, n=5, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    if len(names) > 20 and near:  # a terminal full of names helps nobody
+        return WideNetError(f"unknown {kind} {str(name)!r}{hint} Nearest of {len(names)}: {', '.join(near)}.")
+    return WideNetError(f"unknown {kind} {str(name)!r}{hint} Allowed: {', '.join(names)}.")

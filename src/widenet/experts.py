@@ -1,7 +1,7 @@
 """Experts: E feed-forwards in two stacks of weights, and the ways to run tokens through them (Eq 1).
 
-Axes: T tokens, D hidden size, E experts, K experts a token, H hidden size of an expert, S = T·K
-assignments (token, expert).
+Axes: T tokens, D hidden size, E experts, K experts a token, H hidden size of an expert, S assignments
+(token, expert) that are computed, at most T·K.
 
 ``config._experts_implementation`` picks the way, and ``model.set_experts_implementation`` switches it:
 
@@ -30,7 +30,8 @@ class Experts(nn.Module):
 
     def __init__(self, config: WideNetConfig) -> None:
         super().__init__()
-        E, D, H = config.num_experts, config.hidden_size, config.expert_intermediate_size
+        E, D = config.num_experts, config.hidden_size
+        H = config.expert_intermediate_size or config.intermediate_size
         self.num_experts = E
         self.up_proj = nn.Parameter(torch.empty(E, H, D))
         self.up_proj_bias = nn.Parameter(torch.zeros(E, H))
@@ -49,8 +50,8 @@ class Experts(nn.Module):
     ) -> Tensor:
         """Return Σ_k weight_k · e_{index_k}(x) for every token.
 
-        Assignments are sorted by expert, so each expert multiplies one contiguous run of rows. Those of
-        weight zero (dropped, or padding) are sorted last and never computed.
+        The S assignments (token, expert) of nonzero weight are sorted by expert, so that each expert
+        multiplies one contiguous run of rows. Those of weight zero (dropped, padding) are never computed.
 
         Args:
             hidden_states: [T, D].
@@ -69,27 +70,31 @@ class Experts(nn.Module):
             stacks = (self.up_proj, self.up_proj_bias, self.down_proj, self.down_proj_bias)
             slices.extend(zip(*(stack.unbind() for stack in stacks), strict=True))
 
-        T, K = top_k_index.shape
-        expert = torch.where(top_k_weights != 0, top_k_index, self.num_experts).reshape(-1)  # [S]
-        order = expert.argsort(stable=True)
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(T * K, device=order.device)
-        sizes = torch.bincount(expert, minlength=self.num_experts + 1).tolist()
+        kept = top_k_weights != 0  # [T, K]
+        expert = torch.where(kept, top_k_index, self.num_experts).reshape(-1)  # [T·K]
+        *sizes, dropped = torch.bincount(expert, minlength=self.num_experts + 1).tolist()
+        S = expert.numel() - dropped
+        if S == 0:
+            # No work, but every weight still needs its gradient of zero: under data parallelism the other
+            # processes wait for it.
+            nothing = top_k_weights.sum() + sum(weight.sum() for weight in self.parameters())
+            return torch.zeros_like(hidden_states) + (0 * nothing).to(hidden_states.dtype)
+        order = expert.argsort(stable=True)  # sorted row → assignment
+        places = torch.empty_like(order)
+        places[order] = torch.arange(order.numel(), device=order.device)  # assignment → sorted row
+        places = places.clamp(max=S - 1).view_as(top_k_index)  # a dropped one's place is never used
 
-        *runs, dropped = _Dispatch.apply(hidden_states, order, inverse, K).split(sizes)  # [S, D]
+        rows = _Dispatch.apply(hidden_states, order[:S], places, kept)  # [S, D]
         outputs = []
-        for run, (up, up_bias, down, down_bias) in zip(runs, slices, strict=True):
+        for run, (up, up_bias, down, down_bias) in zip(rows.split(sizes), slices, strict=True):
             inner = self.act_fn(nn.functional.linear(run, up, up_bias))  # [rows of this expert, H]
             outputs.append(nn.functional.linear(inner, down, down_bias))
-        outputs.append(torch.zeros_like(dropped, dtype=outputs[0].dtype))
-        rows = _Permute.apply(torch.cat(outputs), inverse, order).view(T, K, -1)
-        # A sum over K rather than index_add, which is not reproducible on a GPU.
-        return torch.einsum("tkd,tk->td", rows, top_k_weights.to(rows.dtype)).to(hidden_states.dtype)
+        rows = torch.cat(outputs)  # [S, D]
+        mixed = _Combine.apply(rows, top_k_weights.to(rows.dtype), order[:S], places, kept)
+        return mixed.to(hidden_states.dtype)
 
 
-def dense_experts_forward(
-    self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
-) -> Tensor:
+def dense_experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Run every expert on every token and weigh the results: E/K times the work, no data-dependent shape.
 
     Arguments and result as :meth:`Experts.forward`.
@@ -106,37 +111,42 @@ ALL_EXPERTS_FUNCTIONS.register("dense", dense_experts_forward)
 
 
 class _Dispatch(torch.autograd.Function):
-    """Copy each token [T, D] to its K places in the sorted order [S, D]; the gradient sums them up again.
+    """Copy each token [T, D] to its rows [S, D] in the sorted order; the gradient sums them up again.
 
-    Indexing would do, but its gradient is a scatter: slow on a CPU and, as index_add, not reproducible on
-    a GPU.
+    Plain indexing would do, but its gradient is a scatter: slow on a CPU and, as index_add, not
+    reproducible on a GPU. embedding_bag gathers and sums K rows a token in one pass.
     """
 
     @staticmethod
-    def forward(x: Tensor, order: Tensor, inverse: Tensor, K: int) -> Tensor:
-        return x.index_select(0, order // K)
+    def forward(x: Tensor, order: Tensor, places: Tensor, kept: Tensor) -> Tensor:
+        return x.index_select(0, order // places.shape[1])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
-        _, _, ctx.inverse, ctx.K = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _, _, places, kept = inputs
+        ctx.save_for_backward(places, kept)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        rows = grad.index_select(0, ctx.inverse)
-        return rows.view(-1, ctx.K, rows.shape[-1]).sum(1), None, None, None
+        places, kept = ctx.saved_tensors
+        grad_x = nn.functional.embedding_bag(places, grad, mode="sum", per_sample_weights=kept.to(grad.dtype))
+        return grad_x, None, None, None
 
 
-class _Permute(torch.autograd.Function):
-    """Reorder rows; the gradient is the inverse reordering instead of a scatter."""
-
-    @staticmethod
-    def forward(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        return x.index_select(0, order)
+class _Combine(torch.autograd.Function):
+    """Weigh and sum each token's rows: the inverse walk of :class:`_Dispatch`, [S, D] to [T, D]."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.inverse = inputs[2]
+    def forward(rows: Tensor, weights: Tensor, order: Tensor, places: Tensor, kept: Tensor) -> Tensor:
+        return nn.functional.embedding_bag(places, rows, mode="sum", per_sample_weights=weights)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad.index_select(0, ctx.inverse), None, None
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        rows, weights, order, places, kept = ctx.saved_tensors
+        spread = grad.index_select(0, order // places.shape[1])  # [S, D]
+        grad_weights = torch.linalg.vecdot(spread, rows)[places] * kept
+        return spread * weights.reshape(-1)[order].unsqueeze(-1), grad_weights, None, None, None

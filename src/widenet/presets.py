@@ -136,10 +136,19 @@ def build_config(config_class: type[WideNetVisionConfig], fields: dict[str, Any]
     for field in fields:
         if field not in allowed:
             raise unknown("config field", field, sorted(allowed))
+    # transformers does not check the types of these.
+    for name, expected in (("num_labels", int), ("id2label", dict), ("label2id", dict)):
+        if name in fields and type(fields[name]) is not expected:
+            kind = type(fields[name]).__name__
+            raise WideNetError(f"Field {name!r} expected {expected.__name__}, got {kind} (value: {fields[name]!r})")
+    if fields.get("num_labels", 1) < 1:
+        raise WideNetError(f"num_labels={fields['num_labels']!r} must be at least 1")
     try:
         return config_class(**fields)
     except WideNetError:
         raise
+    except AttributeError as error:  # transformers looks the name up in torch
+        raise WideNetError(f"unknown dtype {fields.get('dtype')!r}: not a type of torch") from error
     except (StrictDataclassError, TypeError, ValueError) as error:
         # The strict dataclass wraps the plain sentence in a second, longer one.
         raise WideNetError(" ".join(str(error.__cause__ or error).split())) from error

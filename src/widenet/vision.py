@@ -7,10 +7,10 @@ D hidden size.
 from dataclasses import dataclass
 
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from widenet.config import WideNetVisionConfig
 from widenet.encoder import Encoder, WideNetPreTrainedModel
@@ -104,8 +104,8 @@ class WideNetVisionPreTrainedModel(WideNetPreTrainedModel):
     """Base of the image models."""
 
     config_class = WideNetVisionConfig
+    config: WideNetVisionConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
     _input_embed_layer = "projection"
 
     @torch.no_grad()
@@ -181,9 +181,9 @@ class WideNetForImageClassification(WideNetVisionPreTrainedModel):
 
     def __init__(self, config: WideNetVisionConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = len(config.id2label or {})
         self.model = WideNetVisionModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     def forward(

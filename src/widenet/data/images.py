@@ -186,9 +186,7 @@ def load_images(
     elif source and folder.is_dir():  # Path("") is the current folder
         found = _read_folder(folder, cache_dir, check_files or skip_bad_files, skip_bad_files)
     elif folder.is_file():
-        raise WideNetError(
-            f"{source} is a file; the data must be a folder, a known name or a Hugging Face id"
-        )
+        raise WideNetError(f"{source} is a file; the data must be a folder, a known name or a Hugging Face id")
     elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
         found = _read_hub(source, cache_dir)
     elif source[:1] in ("", ".", "~") or "/" in source or os.sep in source:
@@ -203,6 +201,8 @@ def open_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise WideNetError(f"{path} does not exist") from error
     except Exception as error:  # PIL's decoders raise nearly anything on damaged files
         raise WideNetError(f"{path} {_decode_problem(error)}") from error
 
@@ -230,9 +230,7 @@ def _reason(error: BaseException) -> str:
 # ---- splitting ----
 
 
-def _split(
-    source: str, found: _Source, validation_fraction: float, test_fraction: float, seed: int
-) -> ImageData:
+def _split(source: str, found: _Source, validation_fraction: float, test_fraction: float, seed: int) -> ImageData:
     own = {"test": found.test, "validation": found.validation}
     own_test = "own"
     if found.test is None and found.validation is not None:
@@ -388,9 +386,7 @@ def _checked_array(path: Path, pixels: np.ndarray, labels: Any, class_names: lis
     if labels.shape != (len(pixels),) or not len(pixels):
         raise WideNetError(f"{path} has {labels.size} labels for {len(pixels)} images")
     if labels.min() < 0 or labels.max() >= len(class_names):
-        raise WideNetError(
-            f"{path} has labels {labels.min()} to {labels.max()}, not 0 to {len(class_names) - 1}"
-        )
+        raise WideNetError(f"{path} has labels {labels.min()} to {labels.max()}, not 0 to {len(class_names) - 1}")
     return ArrayImages(pixels, labels)
 
 
@@ -503,8 +499,7 @@ def _read_class_folders(root: Path, check: bool, skip: bool) -> _Source:
     bad = _bad_files([path for paths, _ in files.values() for path in paths]) if check else {}
     if bad and not skip:
         raise WideNetError(
-            f"{next(iter(bad.values()))}; {len(bad)} bad file(s) in all, "
-            f"which data.skip_bad_files=true leaves out"
+            f"{next(iter(bad.values()))}; {len(bad)} bad file(s) in all, which data.skip_bad_files=true leaves out"
         )
     parts = {}
     for part, (paths, labels) in files.items():
@@ -610,9 +605,7 @@ def _read_hub(name: str, cache_dir: str | None, saved: bool = False) -> _Source:
         numbers: dict[str | None, int] = {value: number for number, value in enumerate(class_names)}
         other = next((row for row, value in enumerate(classes) if value not in numbers), None)
         if other is not None:
-            problem = (
-                "is not labelled" if classes[other] is None else f"has another class, {classes[other]!r}"
-            )
+            problem = "is not labelled" if classes[other] is None else f"has another class, {classes[other]!r}"
             raise WideNetError(f"row {other} of the {part} part of {name} {problem}")
         pictures = table.with_format(None).select_columns([image]).cast_column(image, datasets.Image())
         parts[part] = HubImages(pictures, image, np.array([numbers[value] for value in classes]))
@@ -625,9 +618,7 @@ def _hub_columns(name: str, features: Any) -> tuple[str, str]:
 
     images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
     # parquet files that were not written by `datasets` hold the encoded file as bytes and path
-    images += [
-        key for key, kind in features.items() if isinstance(kind, dict) and set(kind) == {"bytes", "path"}
-    ]
+    images += [key for key, kind in features.items() if isinstance(kind, dict) and set(kind) == {"bytes", "path"}]
     plain = re.compile("(large_)?string|u?int")
     labels = [
         key

@@ -1,0 +1,1 @@
+"""Model folders: loading, adapting to new data."""

@@ -1,0 +1,109 @@
+"""Model folders in Hugging Face format: loading them, and adapting them to new data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor
+from transformers import ViTImageProcessor
+
+from widenet.config import WideNetVisionConfig
+from widenet.errors import WideNetError
+from widenet.presets import build_config
+from widenet.vision import WideNetForImageClassification
+
+POSITIONS = "model.embeddings.position_embeddings"
+
+
+def load_classifier(folder: str | Path) -> WideNetForImageClassification:
+    """Load an image classifier from a run or model folder.
+
+    Raises:
+        WideNetError: the folder is missing, incomplete, damaged or holds another architecture.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise WideNetError(f"model folder {folder} does not exist")
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model_type = described.get("model_type")
+    except FileNotFoundError as error:
+        raise WideNetError(f"{folder} is not a model folder: it has no config.json") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise WideNetError(f"{folder}/config.json cannot be read: {error}") from error
+    if model_type != WideNetVisionConfig.model_type:
+        raise WideNetError(
+            f"{folder} holds a {model_type!r} model, not a WideNet image model ({WideNetVisionConfig.model_type!r})"
+        )
+    if not any(folder.glob("model*.safetensors")):
+        raise WideNetError(f"{folder} is incomplete: it has no model.safetensors")
+    try:
+        loaded: Any = WideNetForImageClassification.from_pretrained(folder, output_loading_info=True)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise WideNetError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    model, info = loaded
+    if info["missing_keys"]:
+        raise WideNetError(f"{folder} is incomplete: it lacks the weights {', '.join(sorted(info['missing_keys']))}")
+    return model
+
+
+def load_processor(run: str | Path) -> ViTImageProcessor:
+    """Load the image processor of a run.
+
+    Raises:
+        WideNetError: the folder has none.
+    """
+    if not (Path(run) / "preprocessor_config.json").is_file():
+        raise WideNetError(f"{run} is incomplete: it has no preprocessor_config.json")
+    return ViTImageProcessor.from_pretrained(run)
+
+
+def adapt_classifier(
+    source: WideNetForImageClassification, class_names: list[str], overrides: dict[str, Any]
+) -> WideNetForImageClassification:
+    """Return the source's model with another head, image size or other fields, ready to be fine-tuned.
+
+    The classifier is kept only where the classes are the same; position embeddings are interpolated to the
+    new grid; ``use_representation=False`` drops the representation layer (as for Table 5).
+
+    Args:
+        source: the model to start from.
+        class_names: the classes of the new data.
+        overrides: config fields to change.
+
+    Raises:
+        WideNetError: an override does not fit the source's weights.
+    """
+    labels = dict(enumerate(class_names))
+    fields = source.config.to_diff_dict()
+    same_classes = fields.get("id2label") == labels or source.config.id2label == labels
+    for key in ("architectures", "model_type", "transformers_version", "dtype", "id2label", "label2id"):
+        fields.pop(key, None)
+    names = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
+    config = build_config(WideNetVisionConfig, {**fields, **names, **overrides})
+    target = WideNetForImageClassification(config)
+    state: dict[str, Tensor] = dict(source.state_dict())
+    expected = target.state_dict()
+
+    new_head = not same_classes
+    grid = config.image_size // config.patch_size
+    if state[POSITIONS].shape != expected[POSITIONS].shape and config.pooling == source.config.pooling:
+        state[POSITIONS] = resample_abs_pos_embed(
+            state[POSITIONS], [grid, grid], num_prefix_tokens=int(config.pooling == "cls")
+        )
+    dropped = [key for key in state if new_head and key.startswith("classifier.")]
+    dropped += [key for key in state if not config.use_representation and ".representation." in key]
+    for key in dropped:
+        del state[key]
+    for key, value in state.items():
+        if key not in expected or value.shape != expected[key].shape:
+            changed = ", ".join(f"model.{name}={value}" for name, value in overrides.items())
+            raise WideNetError(f"the model to start from has other weights at {key}; {changed} does not fit them")
+    missing = [key for key in expected if key not in state]
+    fresh = ("classifier.",) if new_head else ()
+    if unexplained := [key for key in missing if not key.startswith(fresh)] if fresh else missing:
+        raise WideNetError(f"the model to start from lacks the weights {', '.join(unexplained)}")
+    target.load_state_dict(state, strict=False)
+    return target

@@ -1,0 +1,1 @@
+"""Recipes become runs: Trainer, optimisers, schedules, progress, run folders."""

@@ -1,0 +1,63 @@
+"""What a run folder holds, apart from the model: recipe, metrics, checkpoints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from widenet.data.images import ImageData, load_images
+from widenet.errors import WideNetError
+from widenet.recipes import Recipe, build_recipe, parse_yaml
+
+
+def read_data(recipe: Recipe) -> ImageData:
+    """Load the data set a recipe names, split as it says."""
+    section = recipe.data
+    if section.source is None:
+        raise WideNetError(f"recipe {recipe.name} needs data=: a folder with one sub-folder of images per class")
+    return load_images(
+        section.source,
+        validation_fraction=section.validation_fraction,
+        test_fraction=section.test_fraction,
+        split_seed=section.split_seed,
+        cache_dir=section.cache_dir,
+        check_files=section.check_files,
+        skip_bad_files=section.skip_bad_files,
+    )
+
+
+def read_recipe(run: Path, overrides: list[str] | None = None) -> Recipe:
+    """Return the recipe recorded in a run folder, with overrides applied.
+
+    Raises:
+        WideNetError: the folder holds no run, or an override does not fit.
+    """
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        raise WideNetError(f"{run} is not a run folder: it has no recipe.yaml")
+    return build_recipe(parse_yaml(file.read_text(encoding="utf-8"), str(file)), overrides or [])
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end, or None."""
+    found = sorted(output.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
+    return next((path for path in reversed(found) if _is_complete(path)), None)
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(file)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether weights, optimizer and state can all be read."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        with safe_open(checkpoint / "model.safetensors", "pt") as weights:
+            weights.keys()
+        return all((checkpoint / name).stat().st_size > 0 for name in ("optimizer.pt", "scheduler.pt"))
+    except (OSError, ValueError, SafetensorError):
+        return False

@@ -1,0 +1,93 @@
+"""What a person sees while a model trains: one live line, then one line per epoch."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from widenet.training.trainer import Meter
+
+
+class ProgressLine(TrainerCallback):
+    """A bar with loss, balance loss, accuracy, images/s and time left; a plain line per evaluation."""
+
+    def __init__(self, console: Console, meter: Any) -> None:
+        """``meter`` is a function that returns the trainer's current :class:`Meter`."""
+        self.console = console
+        self.meter = meter
+        self.started = 0.0
+        self.first_step = 0
+        self.train: dict[str, float] = {}
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.started, self.first_step = time.perf_counter(), state.global_step
+        self.task = self.bar.add_task(
+            "train", total=state.max_steps, completed=state.global_step, epoch="", numbers=""
+        )
+        self.bar.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.bar.disable or (state.global_step % 10 and state.global_step < state.max_steps):
+            return
+        meter: Meter = self.meter()
+        steps = state.global_step - self.first_step
+        speed = steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        speed /= time.perf_counter() - self.started
+        numbers = f"{format_numbers(meter.means() or self.train)}  {speed:,.0f} images/s"
+        epoch = f"{state.epoch or 0:.1f}/{args.num_train_epochs:g}"
+        self.bar.update(self.task, completed=state.global_step, epoch=epoch, numbers=numbers)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self.train = {key: logs[key] for key in ("loss", "balance_loss", "accuracy") if key in logs}
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if metrics and state.is_world_process_zero and "eval_accuracy" in metrics:
+            elapsed = time.perf_counter() - self.started
+            self.console.print(
+                f"epoch {state.epoch or 0:5.1f}  {format_numbers(self.train)}  "
+                f"validation accuracy {metrics['eval_accuracy']:.2%}  {elapsed:.0f} s",
+                highlight=False,
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar.stop()
+
+
+def format_numbers(means: dict[str, float]) -> str:
+    """Return ``loss 0.512  balance 4.02  train accuracy 91.2 %`` for what there is."""
+    if not means:
+        return ""
+    return f"loss {means['loss']:.3f}  balance {means['balance_loss']:.2f}  train accuracy {means['accuracy']:.1%}"

@@ -1,0 +1,337 @@
+"""A recipe becomes a run folder: train, keep the best checkpoint, test, record.
+
+A run folder holds the model in Hugging Face format, the image processor, ``recipe.yaml`` with every value
+in force, ``metrics.json``, TensorBoard logs in ``logs/`` and resumable ``checkpoints/``.
+"""
+
+import errno
+import logging
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from safetensors import SafetensorError
+from torch.utils.tensorboard import SummaryWriter
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.integrations.integration_utils import TensorBoardCallback
+
+from widenet.analysis.counts import count
+from widenet.checkpoints.folder import adapt_classifier, load_classifier
+from widenet.data.batches import Collator, EvalImages, TrainImages, make_processor
+from widenet.data.images import ImageData
+from widenet.errors import WideNetError, unknown
+from widenet.presets import create_config, list_models
+from widenet.recipes import Recipe
+from widenet.training.evaluation import evaluate_classifier
+from widenet.training.folder import last_checkpoint, read_data, read_recipe, write_json
+from widenet.training.progress import ProgressLine
+from widenet.training.trainer import Clock, ImageTrainer, make_optimizer, make_scheduler
+from widenet.vision import WideNetForImageClassification
+
+
+class Interrupted(Exception):
+    """Training stopped on request; the run folder can be resumed."""
+
+
+def train(
+    recipe: Recipe,
+    output: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train a recipe into a run folder and return what ``metrics.json`` holds.
+
+    Args:
+        recipe: what to train; with ``resume`` the recipe recorded in ``output`` must be the same.
+        output: the run folder.
+        resume: continue from the folder's last complete checkpoint.
+        overwrite: replace the run that the folder holds.
+        console: where progress goes; nothing is printed by default.
+
+    Raises:
+        WideNetError: a mistake in recipe, data, model or output folder; the disk is full.
+        Interrupted: SIGINT arrived; a checkpoint was saved.
+    """
+    console = console or Console(quiet=True)
+    checkpoint = _check_output(recipe, output, resume, overwrite)
+    _check_model(recipe)
+    set_seed(recipe.seed)
+    data = read_data(recipe)
+    model = _make_model(recipe, data)
+    try:
+        _prepare(output, overwrite, recipe)
+        return _train(recipe, data, model, output, checkpoint, console)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not _disk_is_full(error):
+            raise
+        kept = last_checkpoint(output)
+        hint = f"free some space and add --resume to go on from {kept.name}" if kept else "no checkpoint was saved"
+        raise WideNetError(f"no space left on the disk of {output}; {hint}") from error
+
+
+def _check_output(recipe: Recipe, output: Path, resume: bool, overwrite: bool) -> Path | None:
+    """Settle what the output folder means before anything is loaded; return the checkpoint to resume."""
+    if resume and overwrite:
+        raise WideNetError("--resume and --overwrite exclude each other")
+    if output.exists() and not output.is_dir():
+        raise WideNetError(f"output {output} is a file, not a folder")
+    holds_run = (output / "recipe.yaml").exists()
+    if resume:
+        if not holds_run:
+            raise WideNetError(f"nothing to resume: {output} holds no run")
+        _same_recipe(read_recipe(output), recipe, output)
+        checkpoint = last_checkpoint(output)
+        if checkpoint is None:
+            raise WideNetError(f"nothing to resume: {output} has no complete checkpoint; start anew with --overwrite")
+        return checkpoint
+    if holds_run and not overwrite:
+        raise WideNetError(f"{output} already holds a run; add --resume to go on or --overwrite to replace it")
+    if not holds_run and output.is_dir() and any(output.iterdir()):
+        raise WideNetError(f"{output} is not empty and holds no run; choose another --output folder")
+    return None
+
+
+def _same_recipe(recorded: Recipe, asked: Recipe, output: Path) -> None:
+    before, now = _flat(recorded.model_dump()), _flat(asked.model_dump())
+    for key in before | now:
+        if before.get(key) != now.get(key):
+            raise WideNetError(
+                f"--resume goes on with the run in {output}, where {key}={before.get(key)}, not {now.get(key)}"
+            )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _check_model(recipe: Recipe) -> None:
+    """Find a mistake in the model's part of a recipe before the data are read."""
+    name, overrides = recipe.model.name, recipe.model.overrides
+    if name is None:
+        raise WideNetError(f"recipe {recipe.name} needs model=: the folder of a pretrained model")
+    for key in ("num_labels", "id2label", "label2id"):
+        if key in overrides:
+            raise WideNetError(f"model.{key} follows from the data; leave it out")
+    if overrides.get("num_channels", 3) != 3:
+        raise WideNetError(f"model.num_channels={overrides['num_channels']}: images are read as RGB, so it must be 3")
+    if name in list_models():
+        create_config(name, **overrides)
+    elif Path(name).expanduser().is_dir() or any(mark in name for mark in "./\\~"):
+        load_classifier(Path(name).expanduser())
+    else:
+        raise unknown("preset", name, list_models())
+
+
+def _make_model(recipe: Recipe, data: ImageData) -> WideNetForImageClassification:
+    name, overrides = str(recipe.model.name), recipe.model.overrides
+    if name in list_models():
+        labels = dict(enumerate(data.class_names))
+        names = {"id2label": labels, "label2id": {label: index for index, label in labels.items()}}
+        # A preset's number of classes is its paper's; the data's replaces it.
+        fields = {"num_labels": len(labels), **names, **overrides}
+        return WideNetForImageClassification(create_config(name, **fields))
+    return adapt_classifier(load_classifier(Path(name).expanduser()), data.class_names, overrides)
+
+
+def _prepare(output: Path, overwrite: bool, recipe: Recipe) -> None:
+    try:
+        if overwrite and output.exists():
+            shutil.rmtree(output)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
+    except PermissionError as error:
+        raise WideNetError(f"output folder {output} cannot be written: {error}") from error
+
+
+def _train(
+    recipe: Recipe,
+    data: ImageData,
+    model: WideNetForImageClassification,
+    output: Path,
+    checkpoint: Path | None,
+    console: Console,
+) -> dict[str, Any]:
+    training = recipe.training
+    processor = make_processor(model.config, data, recipe.data.crop_fraction)
+    # An even batch (mixup pairs images), never larger than the set.
+    batch_size = max(2, min(training.batch_size, len(data.train)) // 2 * 2)
+    steps = math.ceil(len(data.train) // batch_size / training.gradient_accumulation_steps)
+    total_steps = max(1, math.ceil(steps * training.epochs))
+    optimizer = make_optimizer(model, training)
+    clock, stop = Clock(), _StopOnInterrupt()
+    writer = SummaryWriter(str(output / "logs"))
+    counts = count(model.config)
+    console.print(
+        f"{recipe.name}: {recipe.model.name}, {counts.parameters:,} parameters, "
+        f"{len(data.train):,} images to train on, {len(data.validation):,} to validate, {len(data.test):,} to test",
+        highlight=False,
+    )
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    trainer = ImageTrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(output / "checkpoints"),
+            num_train_epochs=training.epochs,
+            per_device_train_batch_size=batch_size,
+            per_device_eval_batch_size=training.eval_batch_size,
+            gradient_accumulation_steps=training.gradient_accumulation_steps,
+            max_grad_norm=training.max_grad_norm,
+            activation_checkpointing=training.gradient_checkpointing,
+            activation_checkpointing_kwargs={"use_reentrant": False},
+            bf16=training.precision == "bf16",
+            fp16=training.precision == "fp16",
+            use_cpu=training.device == "cpu",
+            seed=recipe.seed,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            logging_strategy="epoch",
+            save_total_limit=training.save_total_limit,
+            load_best_model_at_end=True,
+            metric_for_best_model="accuracy",
+            greater_is_better=True,
+            dataloader_drop_last=True,
+            dataloader_num_workers=recipe.data.num_workers,
+            dataloader_persistent_workers=recipe.data.num_workers > 0,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            disable_tqdm=True,
+            report_to="none",
+            log_level="error",
+        ),
+        train_dataset=TrainImages(data.train, processor, recipe.data.augment),
+        eval_dataset=EvalImages(data.validation, processor),
+        data_collator=Collator(training, len(data.class_names)),
+        eval_collator=Collator(),
+        optimizers=(optimizer, make_scheduler(optimizer, training, total_steps)),
+        compute_metrics=lambda result: {"accuracy": float(np.mean(result.predictions == result.label_ids))},
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        callbacks=[clock, stop, TensorBoardCallback(writer)],
+    )
+    trainer.add_callback(ProgressLine(console, lambda: trainer.meter))
+    trainer.remove_callback(PrinterCallback)
+    if training.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(training.early_stopping_patience))
+    started = time.perf_counter()
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    writer.close()
+    if stop.requested:
+        raise Interrupted
+
+    model.eval()
+    tested = evaluate_classifier(model, EvalImages(data.test, processor), training.eval_batch_size, data.class_names)
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+    history = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    metrics = {
+        "recipe": recipe.name,
+        "model": recipe.model.name,
+        **tested,
+        "validation_accuracy": trainer.state.best_metric,
+        "parameters": counts.parameters,
+        "active_parameters": counts.active_parameters,
+        "flops": counts.flops,
+        "active_flops": counts.active_flops,
+        "epochs": round(trainer.state.epoch or 0, 3),
+        "steps": trainer.state.global_step,
+        "best_epoch": next(
+            (entry["epoch"] for entry in history if entry["eval_accuracy"] == trainer.state.best_metric), None
+        ),
+        "seconds": round(seconds, 2),
+        "outside_step_fraction": round(clock.outside_fraction, 4),
+        "seed": recipe.seed,
+        "split": data.split,
+        "versions": _versions(),
+        "commit": _commit(),
+    }
+    write_json(output / "metrics.json", metrics)
+    return metrics
+
+
+class _StopOnInterrupt(TrainerCallback):
+    """Ctrl-C finishes the step, saves a checkpoint and stops; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.requested:
+                raise KeyboardInterrupt
+            self.requested = True
+
+        try:
+            before = signal.signal(signal.SIGINT, handle)
+        except ValueError:  # not in the main thread: whoever owns it handles Ctrl-C
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.requested:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    # safetensors and torch.save report it only in their text, or as the cause
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            return True
+        if "PytorchStreamWriter failed" in str(error) or "unexpected pos" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _versions() -> dict[str, str]:
+    packages = ("widenet", "torch", "transformers", "timm", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this package runs from, if it is one."""
+    here = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get("WIDENET_COMMIT")
+    return answer.stdout.strip()

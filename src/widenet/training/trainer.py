@@ -1,0 +1,159 @@
+"""Hugging Face's Trainer with the paper's optimisers and the numbers a person watches."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.optim.lamb import Lamb
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from widenet.data.batches import Collator
+from widenet.recipes import TrainingSection
+
+
+@dataclass
+class Meter:
+    """Means since the last reset, kept as tensors so that nothing waits for a GPU."""
+
+    batches: int = 0
+    images: int = 0
+    loss: Tensor | float = 0.0
+    balance_loss: Tensor | float = 0.0
+    correct: Tensor | float = 0.0
+
+    def update(self, outputs: Any, labels: Tensor) -> None:
+        """Add one batch; soft labels count as their most probable class."""
+        hard = labels.argmax(-1) if labels.dim() == 2 else labels
+        self.batches += 1
+        self.images += len(labels)
+        self.loss = self.loss + outputs.loss.detach()
+        self.balance_loss = self.balance_loss + outputs.balance_loss.detach()
+        self.correct = self.correct + (outputs.logits.detach().argmax(-1) == hard).sum()
+
+    def means(self) -> dict[str, float]:
+        """Return loss, balance loss and accuracy."""
+        if not self.batches:
+            return {}
+        return {
+            "loss": float(self.loss) / self.batches,
+            "balance_loss": float(self.balance_loss) / self.batches,
+            "accuracy": float(self.correct) / self.images,
+        }
+
+
+class ImageTrainer(Trainer):
+    """Trainer whose loss is the model's own, λ·Σ l included, and which evaluates with its own collator."""
+
+    def __init__(self, *args: Any, eval_collator: Collator, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.eval_collator = eval_collator
+        self.meter = Meter()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the model's loss (Eq 8)."""
+        outputs = model(**inputs)
+        if model.training:
+            self.meter.update(outputs, inputs["labels"])
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log the means since the last time instead of the last batch's loss."""
+        if "loss" in logs:
+            logs |= self.meter.means()
+            self.meter = Meter()
+        super().log(logs, *args, **kwargs)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Return the loader of every image, unmixed and with hard labels."""
+        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
+        self.data_collator, self.args.dataloader_drop_last = self.eval_collator, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+
+
+class Clock(TrainerCallback):
+    """Time spent in the model's step and outside it (data, bookkeeping), without evaluation and saving."""
+
+    def __init__(self) -> None:
+        self.in_step = 0.0
+        self.outside = 0.0
+        self._mark: float | None = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._mark = time.perf_counter()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.outside += self._lap()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.in_step += self._lap()
+
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        lap, self._mark = now - (self._mark or now), now
+        return lap
+
+    @property
+    def outside_fraction(self) -> float:
+        """Share of training time in which the model waited."""
+        return self.outside / max(self.outside + self.in_step, 1e-9)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters: biases, norms, positions and [CLS] are not decayed."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            exempt = parameter.dim() < 2 or name.endswith(("bias", "position_embeddings", "cls_token"))
+            (free if exempt else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def make_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
+    """Return the optimiser of a recipe.
+
+    LAMB is timm's, with its own gradient clipping off: Trainer clips the global norm for every optimiser.
+    """
+    groups = parameter_groups(model, training.weight_decay)
+    rate = training.learning_rate
+    if training.optimizer == "lamb":
+        return Lamb(groups, lr=rate, betas=training.betas, max_grad_norm=None)
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=training.momentum)
+    return torch.optim.AdamW(groups, lr=rate, betas=training.betas)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, training: TrainingSection, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return linear warm-up followed by the recipe's decay to zero (Table 6 for ``cosine``)."""
+    warmup = min(total_steps, round(total_steps * training.warmup_epochs / training.epochs))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, total_steps - warmup)
+        if training.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return 1.0 if training.schedule == "constant" else max(0.0, 1 - progress)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
