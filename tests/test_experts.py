@@ -1,6 +1,6 @@
 """Eq 1: every way to run tokens through the experts gives the sum that two loops give."""
 
-from collections.abc import Iterator
+import itertools
 from typing import Any
 
 import pytest
@@ -15,9 +15,7 @@ D, H, E = 16, 24, 4
 
 
 def make_experts(implementation: str = "eager", dtype: torch.dtype = torch.float64, **fields: Any) -> Experts:
-    config = WideNetConfig(
-        hidden_size=D, num_attention_heads=2, expert_intermediate_size=H, num_experts=E, **fields
-    )
+    config = WideNetConfig(hidden_size=D, num_attention_heads=2, expert_intermediate_size=H, num_experts=E, **fields)
     config._experts_implementation = implementation
     generator = torch.Generator().manual_seed(0)
     experts = Experts(config).to(dtype)
@@ -62,12 +60,13 @@ def gradients(output: Tensor, x: Tensor, weights: Tensor, experts: Experts) -> l
     return [grads[0], grads[1] * (weights != 0), *grads[2:]]
 
 
-def cases() -> Iterator[Any]:
-    for implementation in ("eager", "dense", "grouped_mm", "batched_mm"):
-        for dtype in (torch.float64, torch.float32, torch.bfloat16):
-            # PyTorch's grouped product has no float64 kernel.
-            if implementation != "grouped_mm" or dtype != torch.float64:
-                yield pytest.param(implementation, dtype, id=f"{implementation}-{str(dtype)[6:]}")
+def cases() -> list[Any]:
+    every = itertools.product(
+        ("eager", "dense", "grouped_mm", "batched_mm"), (torch.float64, torch.float32, torch.bfloat16)
+    )
+    # PyTorch's grouped product has no float64 kernel.
+    supported = [(name, dtype) for name, dtype in every if (name, dtype) != ("grouped_mm", torch.float64)]
+    return [pytest.param(name, dtype, id=f"{name}-{str(dtype)[6:]}") for name, dtype in supported]
 
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2}

@@ -81,7 +81,9 @@ def test_logits_are_a_bias_free_product_with_the_tokens() -> None:
 # ---- Eq 2: noise ----
 
 
-@pytest.mark.parametrize(("num_experts", "fields", "std"), [(4, {}, 1 / 4), (8, {}, 1 / 8), (4, {"router_noise_std": 0.5}, 0.5)])
+@pytest.mark.parametrize(
+    ("num_experts", "fields", "std"), [(4, {}, 1 / 4), (8, {}, 1 / 8), (4, {"router_noise_std": 0.5}, 0.5)]
+)
 def test_training_noise_has_standard_deviation_one_over_E(
     num_experts: int, fields: dict[str, Any], std: float
 ) -> None:
@@ -333,6 +335,4 @@ def test_float64_stays_float64() -> None:
     x = torch.randn(20, 8, dtype=torch.float64)
     routing = router(x)
     assert routing.probabilities.dtype == routing.gates.dtype == routing.balance_loss.dtype == torch.float64
-    torch.testing.assert_close(
-        routing.probabilities, (x @ router.weight.t()).softmax(-1), rtol=1e-14, atol=1e-14
-    )
+    torch.testing.assert_close(routing.probabilities, (x @ router.weight.t()).softmax(-1), rtol=1e-14, atol=1e-14)

@@ -86,7 +86,7 @@ def _small(depth: int, width: int, heads: int, hidden: int, **image: Any) -> dic
 
 
 _TINY = _small(12, 192, 3, 768, image_size=224, patch_size=16, num_labels=1000)
-_MINI = _small(6, 128, 4, 256, image_size=28, patch_size=4, num_labels=10)
+_MINI = _small(6, 192, 6, 384, image_size=28, patch_size=7, num_labels=10)
 _DIGITS = _small(4, 96, 4, 192, image_size=8, patch_size=2, num_labels=10)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from widenet.data.images import ArrayImages, FileImages, HubImages, load_images, open_image
+from widenet.data.images import ArrayImages, load_images, open_image
+from widenet.data.sets import FileImages, HubImages
 from widenet.errors import WideNetError
 
 # ---- builders of tiny sources ----
@@ -83,9 +84,7 @@ def test_digits_are_split_by_class_without_overlap() -> None:
         assert shares.min() > 0.08 and shares.max() < 0.12
     # every digit is in exactly one part, with its own label
     original = load_digits()
-    wanted = sorted(
-        (image.tobytes(), label) for image, label in zip(original.images, original.target, strict=True)
-    )
+    wanted = sorted((image.tobytes(), label) for image, label in zip(original.images, original.target, strict=True))
     pixels = np.concatenate([part.pixels for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     restored = np.round(pixels * (16 / 255))
@@ -253,9 +252,7 @@ def test_incomplete_cifar_is_named(tmp_path: Path) -> None:
 # ---- downloads ----
 
 
-def test_failed_download_is_one_line_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_download_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
     def half(url: str, download_root: str, **_: object) -> None:
@@ -271,9 +268,7 @@ def test_failed_download_is_one_line_and_leaves_nothing(
 
 @pytest.mark.parametrize("error", [URLError("down"), RuntimeError("down"), TimeoutError("down")])
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
-def test_any_download_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: Exception
-) -> None:
+def test_any_download_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
     import torchvision
 
     def fail(*_: object, **__: object) -> None:
@@ -453,6 +448,39 @@ def test_unknown_name_gets_a_suggestion() -> None:
     for source in ("./nowhere", "../nowhere", "/nowhere/at/all", "a/b/c", "~nobody-here/x", ""):
         with pytest.raises(WideNetError, match="does not exist"):
             load_images(source)
+
+
+@pytest.mark.parametrize("source", ["data/pets/", "~/data/pets", "~/data/pets/", "data//pets"])
+def test_ways_to_write_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    write_classes(tmp_path / "data" / "pets", {"a": 10, "b": 10})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    data, plain = load_images(source), load_images("data/pets")
+    assert data.split == {**plain.split, "source": source}
+    assert all(path.is_file() for path in paths_of(data.train))
+
+
+def test_mistyped_path_does_not_ask_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked = []
+
+    def fail(name: str, **_: object) -> None:
+        asked.append(name)
+        raise ConnectionError("down")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for source in ("data/pets", "data/pets/"):
+        with pytest.raises(WideNetError, match=f"folder '{source}' does not exist"):
+            load_images(source)
+    assert asked == []
+    for source in ("hf:data/pets", "user/pets"):  # where the prefix or no such folder tells that it is an id
+        with pytest.raises(WideNetError, match="Hugging Face hub"):
+            load_images(source)
+    assert asked == ["data/pets", "user/pets"]
 
 
 # ---- Hugging Face data sets ----

@@ -65,4 +65,4 @@ def _digest(metrics: dict[str, Any]) -> Any:
 
 def _source(metrics: dict[str, Any]) -> str:
     split = metrics.get("split") or {}
-    return f"{split.get('source', 'unknown data')}, {str(split.get('digest', 'no digest'))[:8]}"
+    return f"{split['source']}, {str(split.get('digest'))[:8]}" if "source" in split else "no record of its split"

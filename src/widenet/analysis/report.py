@@ -95,14 +95,14 @@ def read_scalars(logs: Path) -> dict[str, Points]:
     found = {}
     for tag in accumulator.Tags()[SCALARS]:
         events = sorted(accumulator.Scalars(tag), key=lambda event: event.wall_time)
-        found[tag] = dict(sorted((float(event.step), float(event.value)) for event in events))
+        latest = {float(event.step): float(event.value) for event in events}
+        found[tag] = dict(sorted(latest.items()))
     return found
 
 
 def _page(run: Path, metrics: dict[str, Any]) -> str:
     config = _read_config(run)
-    recipe_file = run / "recipe.yaml"
-    recipe = recipe_file.read_text(encoding="utf-8") if recipe_file.is_file() else None
+    recipe = _read_recipe(run)
     name, model = str(metrics.get("recipe") or run.resolve().name), str(metrics.get("model") or "unknown model")
     sections = [
         _header(name, model, recipe, config),
@@ -125,6 +125,16 @@ def _read_config(run: Path) -> WideNetVisionConfig | None:
         return WideNetVisionConfig.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise WideNetError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _read_recipe(run: Path) -> str | None:
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        return None
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WideNetError(f"{file} cannot be read: {error}") from error
 
 
 # ---- sections ----
@@ -247,7 +257,7 @@ def _expert_load(metrics: dict[str, Any]) -> str:
     )
     text = (
         f"The share of assignments each expert got on the test images; a perfectly balanced router gives each "
-        f"1/{E} = {1 / E:.1%}. "
+        f"1/{E} = {100 / E:.3g}%. "
         f"Most: expert {most[2]} in block {most[1]} with {most[0]:.1%}. "
         f"Least: expert {least[2]} in block {least[1]} with {least[0]:.1%}."
     )
@@ -282,17 +292,13 @@ def _classes(metrics: dict[str, Any]) -> str:
 def _split(split: dict[str, Any] | None) -> str:
     if not split:
         return "<p>Left out: metrics.json records no split.</p>"
-    origin = split.get("origin", {})
+    origin, own = split.get("origin", {}), "the source's own"
     rows = {"source": split.get("source")}
     for part, size in split.get("sizes", {}).items():
-        rows[part] = f"{size:,} images" + (f" ({_origin_words(origin[part])})" if part in origin else "")
+        rows[part] = f"{size:,} images" + (f" ({re.sub('^own', own, origin[part])})" if part in origin else "")
     rows |= {"split seed": split.get("seed"), "skipped files": split.get("skipped_files")}
     rows["digest"] = split.get("digest")
     return _table(rows) + "<p class=note>Two runs with the same digest have the same images in every part.</p>"
-
-
-def _origin_words(origin: str) -> str:
-    return "from the source's own part of this name" if origin == "own" else origin
 
 
 def _recipe(recipe: str | None) -> str:
@@ -335,6 +341,7 @@ def _line_plot(
         if percent:
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        axes.set_xlim(0, 1.03 * max(place for points in curves.values() for place in points))
         axes.set_xlabel(axis)
         axes.grid()
         if len(curves) > 1:
@@ -347,6 +354,7 @@ def _heatmap(load: dict[int, list[float]]) -> Callable[[Figure, Axes], None]:
     """Return what draws one row of cells per block, white where an expert has its fair share."""
     shares = np.array(list(load.values()))  # [blocks, E]
     E = shares.shape[1]
+    small = 9 if E <= 8 else 7
     fair = 1 / E
     top = max(2 * fair, shares.max())
     # Few levels: matplotlib would embed a finer colour bar as a bitmap.
@@ -360,15 +368,16 @@ def _heatmap(load: dict[int, list[float]]) -> Callable[[Figure, Axes], None]:
             if E <= MOST_NUMBERED_EXPERTS:
                 ink = "#111111" if colour @ (0.3, 0.59, 0.11) > 0.5 else "#ffffff"
                 number = f"{100 * share:.1f}" if E <= 8 else f"{100 * share:.0f}"
-                axes.text(expert, row, number, ha="center", va="center", color=ink, size=9)
+                axes.text(expert, row, number, ha="center", va="center", color=ink, size=small)
         axes.set(xlim=(-0.5, E - 0.5), ylim=(len(load) - 0.5, -0.5), xlabel="expert", ylabel="block")
         axes.set_yticks(range(len(load)), [str(block) for block in load])
         axes.set_xticks(range(0, E, 1 + E // 32))
-        axes.tick_params(length=0)
+        axes.tick_params(length=0, labelsize=small)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(scale, ax=axes, aspect=12, fraction=0.06)
         bar.outline.set_visible(False)
-        bar.solids.set_edgecolor("face")  # no seams between its levels
+        if bar.solids is not None:
+            bar.solids.set_edgecolor("face")  # no seams between its levels
         bar.ax.axhline(fair, color="#111111", linewidth=1)
         bar.set_ticks([0, fair, top], labels=["0", f"1/{E}", f"{top:.0%}"])
 
@@ -479,9 +488,9 @@ table { border-collapse: separate; border-spacing: 0; padding: .3rem .8rem; max-
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere }
 th { color: var(--quiet); font-weight: 400; white-space: nowrap }
 .classes { width: 100% }
-.classes th { white-space: normal; max-width: 14rem }
+.classes th { white-space: normal }
 .number { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal }
-.bar { width: 60%; padding-right: 0; vertical-align: middle }
+.bar { width: 35%; padding-right: 0; vertical-align: middle }
 .bar div { height: .7rem; border-radius: .2rem; background: var(--bar); print-color-adjust: exact;
   -webkit-print-color-adjust: exact }
 details { padding: .6rem .8rem; max-width: 46rem }

@@ -4,108 +4,23 @@
 test part is settled first and never takes part in choosing the validation part.
 """
 
-import gzip
 import hashlib
 import os
-import pickle
 import re
-import shutil
-import socket
-import struct
-import tempfile
-import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from widenet.data.sets import ArrayImages, FileImages, ImageSet, Source, open_image, reason
+from widenet.data.sources import DOWNLOADS, NAMES, download, read_digits, read_folder, read_hub
 from widenet.errors import WideNetError, unknown
 
-DIGITS = [str(digit) for digit in range(10)]
-FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
-FASHION += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-# name: (class in torchvision.datasets, folder which that class fills under its root)
-DOWNLOADS = {
-    "mnist": ("MNIST", "MNIST"),
-    "fashion-mnist": ("FashionMNIST", "FashionMNIST"),
-    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
-    "cifar100": ("CIFAR100", "cifar-100-python"),
-}
-NAMES = ["digits", *DOWNLOADS]
-VALIDATION_NAMES = ("val", "valid", "validation")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "classes", "target", "category")
+__all__ = ["ArrayImages", "ImageData", "ImageSet", "load_images", "open_image"]
+
 STATISTICS_SAMPLE = 512
-# _codecs.encode is how Python 3 writes bytes for Python 2
-PICKLE_ALLOWED = {"numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct", "_codecs.encode"}
-DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer
-
-
-class ImageSet(ABC):
-    """A labelled list of images; ``labels`` is int64 [n]."""
-
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @abstractmethod
-    def image(self, index: int) -> Image.Image:
-        """Return one image in mode RGB; WideNetError names the file (or row) that cannot be decoded."""
-
-    @abstractmethod
-    def subset(self, indices: np.ndarray) -> "ImageSet":
-        """Return the images at `indices` (int [m]), in that order."""
-
-
-class ArrayImages(ImageSet):
-    """Images in memory: ``pixels`` is uint8 [n, height, width] or [n, height, width, 3]."""
-
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray):
-        self.pixels = pixels
-        self.labels = np.asarray(labels, dtype=np.int64)
-
-    def image(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index]).convert("RGB")
-
-    def subset(self, indices: np.ndarray) -> "ArrayImages":
-        return ArrayImages(self.pixels[indices], self.labels[indices])
-
-
-class FileImages(ImageSet):
-    """Image files, decoded when asked for."""
-
-    def __init__(self, paths: list[Path], labels: np.ndarray):
-        self.paths = paths
-        self.labels = np.asarray(labels, dtype=np.int64)
-
-    def image(self, index: int) -> Image.Image:
-        return open_image(self.paths[index])
-
-    def subset(self, indices: np.ndarray) -> "FileImages":
-        return FileImages([self.paths[index] for index in indices], self.labels[indices])
-
-
-class HubImages(ImageSet):
-    """Rows of a ``datasets.Dataset`` that has the image column `column`."""
-
-    def __init__(self, dataset: Any, column: str, labels: np.ndarray):
-        self.dataset = dataset
-        self.column = column
-        self.labels = np.asarray(labels, dtype=np.int64)
-
-    def image(self, index: int) -> Image.Image:
-        try:
-            return _to_rgb(self.dataset[int(index)][self.column])
-        except Exception as error:  # the image may be missing, damaged, or lie in a file that is gone
-            raise WideNetError(f"image {int(index)} of the data set {_decode_problem(error)}") from error
-
-    def subset(self, indices: np.ndarray) -> "HubImages":
-        return HubImages(self.dataset.select(indices), self.column, self.labels[indices])
 
 
 @dataclass(frozen=True)
@@ -128,18 +43,6 @@ class ImageData:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     split: dict[str, Any]
-
-
-@dataclass
-class _Source:
-    """What a source holds before any part is held out."""
-
-    class_names: list[str]
-    train: ImageSet
-    validation: ImageSet | None = None
-    test: ImageSet | None = None
-    skipped: int = 0
-    root: Path | None = None  # of FileImages
 
 
 def load_images(
@@ -178,17 +81,19 @@ def load_images(
             raise WideNetError(f"{name} must lie between 0 and 1 (both excluded), not {fraction}")
     folder = Path(os.path.expanduser(source))
     if source == "digits":
-        found = _read_digits()
+        found = read_digits()
     elif source in DOWNLOADS:
-        found = _download(source, cache_dir)
+        found = download(source, cache_dir)
     elif source.startswith("hf:") and not folder.exists():
-        found = _read_hub(source.removeprefix("hf:"), cache_dir)
+        found = read_hub(source.removeprefix("hf:"), cache_dir)
     elif source and folder.is_dir():  # Path("") is the current folder
-        found = _read_folder(folder, cache_dir, check_files or skip_bad_files, skip_bad_files)
+        found = read_folder(folder, cache_dir, check_files or skip_bad_files, skip_bad_files)
     elif folder.is_file():
         raise WideNetError(f"{source} is a file; the data must be a folder, a known name or a Hugging Face id")
     elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
-        found = _read_hub(source, cache_dir)
+        if folder.parent.is_dir():  # a mistyped path rather than an id; without network the hub takes long
+            raise WideNetError(f"folder {source!r} does not exist; as a Hugging Face id it is hf:{source}")
+        found = read_hub(source, cache_dir)
     elif source[:1] in ("", ".", "~") or "/" in source or os.sep in source:
         raise WideNetError(f"folder {source!r} does not exist")
     else:
@@ -196,41 +101,10 @@ def load_images(
     return _split(source, found, validation_fraction, test_fraction, split_seed)
 
 
-def open_image(path: Path) -> Image.Image:
-    """Decode an image file, upright and in mode RGB; WideNetError names the file if that fails."""
-    try:
-        with Image.open(path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise WideNetError(f"{path} does not exist") from error
-    except Exception as error:  # PIL's decoders raise nearly anything on damaged files
-        raise WideNetError(f"{path} {_decode_problem(error)}") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # PIL clips 16-bit values at 255, which leaves a white image
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def _decode_problem(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "is not an image (cannot identify image file)"
-    verdict = "is truncated" if "truncated" in str(error).lower() else "cannot be decoded"
-    return f"{verdict} ({_reason(error)})"
-
-
-def _reason(error: BaseException) -> str:
-    """Return an error's message as a single, short line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
 # ---- splitting ----
 
 
-def _split(source: str, found: _Source, validation_fraction: float, test_fraction: float, seed: int) -> ImageData:
+def _split(source: str, found: Source, validation_fraction: float, test_fraction: float, seed: int) -> ImageData:
     own = {"test": found.test, "validation": found.validation}
     own_test = "own"
     if found.test is None and found.validation is not None:
@@ -280,7 +154,7 @@ def _split(source: str, found: _Source, validation_fraction: float, test_fractio
 
 
 def _hold_out(
-    source: str, found: _Source, rest: np.ndarray, name: str, fraction: float, seed: int
+    source: str, found: Source, rest: np.ndarray, name: str, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return `rest` (indices into the training images) as (kept, held out), both sorted."""
     from sklearn.model_selection import train_test_split
@@ -299,7 +173,7 @@ def _hold_out(
         kept, held = train_test_split(rest, test_size=size, stratify=labels, random_state=seed)
     except ValueError as error:
         raise WideNetError(
-            f"{name}_fraction={fraction} cannot be held out of {source} with seed {seed}: {_reason(error)}"
+            f"{name}_fraction={fraction} cannot be held out of {source} with seed {seed}: {reason(error)}"
         ) from error
     lost = np.setdiff1d(present, found.train.labels[kept])
     if len(lost):
@@ -329,313 +203,3 @@ def _channel_statistics(images: ImageSet) -> tuple[Any, Any]:
     # pixels are divided by std: a channel that never changes must not make them infinite
     std = np.sqrt(variance).clip(1 / 255)
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-# ---- known names and their original files ----
-
-
-def _read_digits() -> _Source:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return _Source(DIGITS, ArrayImages(np.round(digits.images * 255 / 16).astype(np.uint8), digits.target))
-
-
-def _download(name: str, cache_dir: str | None) -> _Source:
-    """Read a known set from the cache; fetch it with torchvision first if it is not there."""
-    kind, folder_name = DOWNLOADS[name]
-    cache = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "widenet").expanduser()
-    folder = cache / folder_name
-    if not folder.exists():
-        timeout = socket.getdefaulttimeout()
-        try:
-            import torchvision
-
-            cache.mkdir(parents=True, exist_ok=True)
-            # torchvision has no timeout, and takes half a file for a whole one at its next try: hence the
-            # timeout, and a folder that takes its final name only when it is complete
-            socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-            with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as staging:
-                getattr(torchvision.datasets, kind)(staging, download=True)
-                if not folder.exists():  # another process may have been first
-                    shutil.move(Path(staging) / folder_name, folder)
-        except Exception as error:
-            raise WideNetError(
-                f"{name} could not be downloaded to {cache} ({_reason(error)}); a folder with its original "
-                f"files can be given instead: data=FOLDER"
-            ) from error
-        finally:
-            socket.setdefaulttimeout(timeout)
-    if name.startswith("cifar"):
-        return _read_cifar(folder)
-    return _read_idx(folder / "raw", FASHION if name == "fashion-mnist" else DIGITS)
-
-
-def _read_idx(folder: Path, class_names: list[str]) -> _Source:
-    """Read the four files of the MNIST family."""
-    parts = {}
-    for part, prefix in (("train", "train"), ("test", "t10k")):
-        pixels = _read_idx_file(folder, f"{prefix}-images-idx3-ubyte", 3)
-        labels = _read_idx_file(folder, f"{prefix}-labels-idx1-ubyte", 1)
-        parts[part] = _checked_array(folder / f"{prefix}-labels-idx1-ubyte", pixels, labels, class_names)
-    return _Source(class_names, parts["train"], test=parts["test"])
-
-
-def _checked_array(path: Path, pixels: np.ndarray, labels: Any, class_names: list[str]) -> ArrayImages:
-    labels = np.asarray(labels, dtype=np.int64)
-    if labels.shape != (len(pixels),) or not len(pixels):
-        raise WideNetError(f"{path} has {labels.size} labels for {len(pixels)} images")
-    if labels.min() < 0 or labels.max() >= len(class_names):
-        raise WideNetError(f"{path} has labels {labels.min()} to {labels.max()}, not 0 to {len(class_names) - 1}")
-    return ArrayImages(pixels, labels)
-
-
-def _read_idx_file(folder: Path, name: str, dimensions: int) -> np.ndarray:
-    """Return an IDX file, plain or gz, as uint8 with `dimensions` dimensions."""
-    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-    if path is None:
-        raise WideNetError(f"{folder} lacks the file {name} (or {name}.gz)")
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise WideNetError(f"{path} is truncated or damaged ({_reason(error)})") from error
-    start = 4 + 4 * dimensions
-    # the magic number is two zero bytes, 8 for "unsigned byte", and the number of dimensions
-    if len(data) < start or data[:4] != bytes([0, 0, 8, dimensions]):
-        raise WideNetError(f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions")
-    shape = struct.unpack(f">{dimensions}I", data[4:start])
-    if len(data) - start != np.prod(shape, dtype=object):
-        problem = "is truncated" if len(data) - start < np.prod(shape, dtype=object) else "is too long"
-        wanted = " x ".join(map(str, shape))
-        raise WideNetError(f"{path} {problem}: {len(data) - start} bytes of data for a header of {wanted}")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
-
-
-def _read_cifar(folder: Path) -> _Source:
-    """Read the Python version of CIFAR-10 or CIFAR-100."""
-    if (folder / "batches.meta").is_file() or (folder / "data_batch_1").is_file():
-        train, test, meta = [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"], "batches.meta"
-        labels_key, names_key = "labels", "label_names"
-    else:
-        train, test, meta = ["train"], ["test"], "meta"
-        labels_key, names_key = "fine_labels", "fine_label_names"
-    (class_names,) = _read_pickle(folder / meta, names_key)
-    parts = {}
-    for part, files in (("train", train), ("test", test)):
-        batches = []
-        for path in (folder / file for file in files):
-            data, labels = _read_pickle(path, "data", labels_key)
-            if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
-                raise WideNetError(f"{path} does not hold 3072 bytes per image")
-            pixels = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            batches.append(_checked_array(path, pixels, labels, class_names))
-        pixels = np.concatenate([batch.pixels for batch in batches])
-        parts[part] = ArrayImages(pixels, np.concatenate([batch.labels for batch in batches]))
-    return _Source([str(name) for name in class_names], parts["train"], test=parts["test"])
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads numpy arrays and plain containers; a pickle that names anything else is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = re.sub(r"^numpy\.core\.", "numpy._core.", module)
-        if f"{module}.{name}" not in PICKLE_ALLOWED:
-            raise WideNetError(f"it refers to {module}.{name}, which is not part of an array")
-        return super().find_class(module, name)
-
-
-def _read_pickle(path: Path, *keys: str) -> list[Any]:
-    """Return the values at `keys` of a pickled dictionary, without running code that the file names."""
-    try:
-        with path.open("rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
-        return [content[key] for key in keys]
-    except FileNotFoundError as error:
-        raise WideNetError(f"{path.parent} lacks the file {path.name}") from error
-    except WideNetError as error:
-        raise WideNetError(f"{path} is not a CIFAR file: {error}") from error
-    except Exception as error:  # a damaged pickle can raise anything
-        raise WideNetError(f"{path} is not a CIFAR file or is truncated ({_reason(error)})") from error
-
-
-# ---- folders ----
-
-
-def _read_folder(folder: Path, cache_dir: str | None, check: bool, skip: bool) -> _Source:
-    """Tell by its files what a folder holds, and read it."""
-    for place in (folder, folder / "raw"):
-        if any(place.glob("*-idx[13]-ubyte*")):
-            return _read_idx(place, FASHION if "fashion" in str(place.resolve()).lower() else DIGITS)
-    for place in (folder, folder / "cifar-10-batches-py", folder / "cifar-100-python"):
-        cifar10 = (place / "batches.meta").is_file() or (place / "data_batch_1").is_file()
-        if cifar10 or ((place / "train").is_file() and (place / "meta").is_file()):
-            return _read_cifar(place)
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return _read_hub(str(folder), cache_dir, saved=True)
-    if any(any(folder.glob(pattern)) for pattern in ("*.parquet", "*.arrow", "*/*.parquet", "*/*.arrow")):
-        return _read_hub(str(folder.resolve()), cache_dir)
-    return _read_class_folders(folder, check, skip)
-
-
-def _read_class_folders(root: Path, check: bool, skip: bool) -> _Source:
-    folders = _sub_folders(root)
-    split_names = {"train", "test", *VALIDATION_NAMES}
-    # a class may be called "train", too: then that folder holds images and has other classes beside it
-    if set(folders) <= split_names or ("train" in folders and _sub_folders(root / "train")):
-        validations = [name for name in VALIDATION_NAMES if name in folders]
-        if len(validations) > 1:
-            raise WideNetError(f"{root} has both {validations[0]}/ and {validations[1]}/; keep one of them")
-        if folders and "train" not in folders:
-            raise WideNetError(f"{root} has {folders[0]}/ but no train/")
-        places = {"train": "train", "test": "test", "validation": "".join(validations)}
-        places = {part: name for part, name in places.items() if name in folders}
-    else:
-        places = {"train": "."}
-    if not places:
-        raise WideNetError(f"{root} {'has no class sub-folders' if any(root.iterdir()) else 'is empty'}")
-
-    class_names = _sub_folders(root / places["train"])
-    files = {part: _class_files(root / place, class_names) for part, place in places.items()}
-    bad = _bad_files([path for paths, _ in files.values() for path in paths]) if check else {}
-    if bad and not skip:
-        raise WideNetError(
-            f"{next(iter(bad.values()))}; {len(bad)} bad file(s) in all, which data.skip_bad_files=true leaves out"
-        )
-    parts = {}
-    for part, (paths, labels) in files.items():
-        good = [index for index, path in enumerate(paths) if path not in bad]
-        parts[part] = FileImages(paths, np.array(labels)).subset(np.array(good, dtype=np.int64))
-    if not len(parts["train"]):
-        raise WideNetError(f"{root / places['train']} has no images")
-    empty = np.setdiff1d(np.arange(len(class_names)), parts["train"].labels)
-    if len(empty):
-        after = " after skipping bad files" if bad else ""
-        raise WideNetError(f"class {class_names[empty[0]]!r} of {root} has no training images{after}")
-    return _Source(class_names, parts["train"], parts.get("validation"), parts.get("test"), len(bad), root)
-
-
-def _ignored(name: str) -> bool:
-    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
-
-
-def _sub_folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _ignored(path.name))
-
-
-def _class_files(folder: Path, class_names: list[str]) -> tuple[list[Path], list[int]]:
-    """Return every file in the class folders of one part, sorted, and its label."""
-    found = _sub_folders(folder)
-    other = [name for name in found if name not in class_names]
-    if other:
-        raise WideNetError(f"{folder} has a class {other[0]!r} which the training images lack")
-    loose = [path.name for path in folder.iterdir() if path.suffix.lower() in Image.registered_extensions()]
-    loose = sorted(name for name in loose if name not in found and not _ignored(name))
-    if loose or not found:
-        problem = f"has the image {loose[0]} outside of" if loose else "has no"
-        raise WideNetError(f"{folder} {problem} class sub-folders")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for name in found:
-        for parent, sub_folders, files in os.walk(folder / name, followlinks=True):
-            sub_folders[:] = sorted(sub for sub in sub_folders if not _ignored(sub))
-            paths += [Path(parent, file) for file in sorted(files) if not _ignored(file)]
-        labels += [class_names.index(name)] * (len(paths) - len(labels))
-    return paths, labels
-
-
-def _bad_files(paths: list[Path]) -> dict[Path, str]:
-    """Decode every file; return what is wrong with each that fails, in the order of `paths`."""
-
-    def problem(path: Path) -> str | None:
-        try:
-            open_image(path)
-            return None
-        except WideNetError as error:
-            return str(error)
-
-    with ThreadPool() as pool:
-        problems = pool.imap(problem, paths, chunksize=16)
-        return {path: text for path, text in zip(paths, problems, strict=True) if text is not None}
-
-
-# ---- Hugging Face data sets ----
-
-
-def _read_hub(name: str, cache_dir: str | None, saved: bool = False) -> _Source:
-    """Read a data set from the hub, a folder of parquet or arrow files, or (`saved`) of ``save_to_disk``."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise WideNetError(f"{name} needs the package datasets: pip install datasets") from error
-    try:
-        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, cache_dir=cache_dir)
-    except Exception as error:  # requests', httpx's, pyarrow's and datasets' own errors have no common base
-        if Path(name).is_dir():
-            raise WideNetError(f"{name} cannot be read as a data set ({_reason(error)})") from error
-        raise WideNetError(
-            f"{name} is no folder here and could not be loaded from the Hugging Face hub ({_reason(error)}); "
-            f"a local folder can be given instead: data=FOLDER"
-        ) from error
-    tables = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-    if "train" not in tables and len(tables) == 1:
-        tables = {"train": next(iter(tables.values()))}
-    if "train" not in tables:
-        raise WideNetError(f"{name} has the parts {', '.join(tables)}, but none called train")
-
-    image, label = _hub_columns(name, tables["train"].features)
-    class_names: list[str] = []
-    parts: dict[str, ImageSet] = {}
-    names = {"train": ("train",), "validation": (*VALIDATION_NAMES, "dev"), "test": ("test",)}
-    for part, keys in names.items():
-        table = next((tables[key] for key in keys if key in tables), None)
-        if table is None:
-            continue
-        if not {image, label} <= set(table.features):
-            raise WideNetError(f"the {part} part of {name} lacks the column {image!r} or {label!r}")
-        classes = _row_classes(table, label)
-        if part == "train":
-            # numbers in their own order: "10" comes after "9"
-            found = sorted(
-                {value for value in classes if value is not None},
-                key=lambda value: (int(value) if value.isdecimal() else -1, value),
-            )
-            class_names = list(getattr(table.features[label], "names", None) or found)
-        elif not any(value is not None for value in classes):
-            continue  # a part whose labels are kept secret is as good as none
-        numbers: dict[str | None, int] = {value: number for number, value in enumerate(class_names)}
-        other = next((row for row, value in enumerate(classes) if value not in numbers), None)
-        if other is not None:
-            problem = "is not labelled" if classes[other] is None else f"has another class, {classes[other]!r}"
-            raise WideNetError(f"row {other} of the {part} part of {name} {problem}")
-        pictures = table.with_format(None).select_columns([image]).cast_column(image, datasets.Image())
-        parts[part] = HubImages(pictures, image, np.array([numbers[value] for value in classes]))
-    return _Source(class_names, parts["train"], parts.get("validation"), parts.get("test"))
-
-
-def _hub_columns(name: str, features: Any) -> tuple[str, str]:
-    """Return the names of the image column and of the label column."""
-    import datasets
-
-    images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
-    # parquet files that were not written by `datasets` hold the encoded file as bytes and path
-    images += [key for key, kind in features.items() if isinstance(kind, dict) and set(kind) == {"bytes", "path"}]
-    plain = re.compile("(large_)?string|u?int")
-    labels = [
-        key
-        for key in LABEL_COLUMNS
-        if key in features and plain.match(str(getattr(features[key], "dtype", "")))  # ClassLabel: int64
-    ]
-    labels += [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    for what, found in (("an image", images), ("a label", labels)):
-        if not found:
-            raise WideNetError(f"{name} has no column with {what}; its columns are {', '.join(features)}")
-    return images[0], labels[0]
-
-
-def _row_classes(table: Any, column: str) -> list[str | None]:
-    """Return each row's class name; None where the row is not labelled."""
-    values = table.with_format(None).select_columns([column])[:][column]
-    names: Sequence[str] | None = getattr(table.features[column], "names", None)
-    if names is None:
-        return [None if value is None else str(value) for value in values]
-    return [None if value is None or value < 0 else names[value] for value in values]

@@ -6,13 +6,11 @@ in force, ``metrics.json``, TensorBoard logs in ``logs/`` and resumable ``checkp
 
 import errno
 import logging
-import math
 import os
 import platform
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -45,7 +43,7 @@ from widenet.recipes import Recipe
 from widenet.training.evaluation import evaluate_classifier
 from widenet.training.folder import last_checkpoint, read_data, read_recipe, write_json
 from widenet.training.progress import ProgressLine
-from widenet.training.trainer import Clock, ImageTrainer, make_optimizer, make_scheduler
+from widenet.training.trainer import ImageTrainer
 from widenet.vision import WideNetForImageClassification
 
 
@@ -180,10 +178,7 @@ def _train(
     processor = make_processor(model.config, data, recipe.data.crop_fraction)
     # An even batch (mixup pairs images), never larger than the set.
     batch_size = max(2, min(training.batch_size, len(data.train)) // 2 * 2)
-    steps = math.ceil(len(data.train) // batch_size / training.gradient_accumulation_steps)
-    total_steps = max(1, math.ceil(steps * training.epochs))
-    optimizer = make_optimizer(model, training)
-    clock, stop = Clock(), _StopOnInterrupt()
+    stop = _StopOnInterrupt()
     writer = SummaryWriter(str(output / "logs"))
     counts = count(model.config)
     console.print(
@@ -226,20 +221,19 @@ def _train(
         train_dataset=TrainImages(data.train, processor, recipe.data.augment),
         eval_dataset=EvalImages(data.validation, processor),
         data_collator=Collator(training, len(data.class_names)),
+        recipe=training,
         eval_collator=Collator(),
-        optimizers=(optimizer, make_scheduler(optimizer, training, total_steps)),
         compute_metrics=lambda result: {"accuracy": float(np.mean(result.predictions == result.label_ids))},
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
-        callbacks=[clock, stop, TensorBoardCallback(writer)],
+        callbacks=[stop, TensorBoardCallback(writer)],
     )
     trainer.add_callback(ProgressLine(console, lambda: trainer.meter))
     trainer.remove_callback(PrinterCallback)
     if training.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(training.early_stopping_patience))
-    started = time.perf_counter()
     with stop.listening():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.perf_counter() - started
+    seconds = trainer.clock.seconds
     writer.close()
     if stop.requested:
         raise Interrupted
@@ -264,7 +258,7 @@ def _train(
             (entry["epoch"] for entry in history if entry["eval_accuracy"] == trainer.state.best_metric), None
         ),
         "seconds": round(seconds, 2),
-        "outside_step_fraction": round(clock.outside_fraction, 4),
+        "outside_step_fraction": round(trainer.clock.outside_fraction, 4),
         "seed": recipe.seed,
         "split": data.split,
         "versions": _versions(),

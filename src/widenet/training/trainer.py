@@ -46,12 +46,38 @@ class Meter:
 
 
 class ImageTrainer(Trainer):
-    """Trainer whose loss is the model's own, λ·Σ l included, and which evaluates with its own collator."""
+    """Trainer with a recipe's optimiser and schedule; its loss is the model's own, λ·Σ l included.
 
-    def __init__(self, *args: Any, eval_collator: Collator, **kwargs: Any) -> None:
+    Args:
+        recipe: the recipe's training section.
+        eval_collator: the collator for evaluation, where nothing is mixed.
+    """
+
+    def __init__(self, *args: Any, recipe: TrainingSection, eval_collator: Collator, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.recipe = recipe
         self.eval_collator = eval_collator
         self.meter = Meter()
+        self.clock = Clock()
+        self.add_callback(self.clock)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the recipe's optimiser, made on the first call."""
+        if self.optimizer is None:
+            chosen = self.model if model is None else model
+            assert chosen is not None
+            self.optimizer = make_optimizer(chosen, self.recipe)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the recipe's schedule over the steps that Trainer counted, made on the first call."""
+        if self.lr_scheduler is None:
+            chosen = optimizer or self.optimizer
+            assert chosen is not None
+            self.lr_scheduler = make_scheduler(chosen, self.recipe, num_training_steps)
+        return self.lr_scheduler
 
     def compute_loss(
         self,
@@ -69,7 +95,7 @@ class ImageTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the means since the last time instead of the last batch's loss."""
         if "loss" in logs:
-            logs |= self.meter.means()
+            logs |= self.meter.means() | {"seconds": self.clock.seconds}
             self.meter = Meter()
         super().log(logs, *args, **kwargs)
 
@@ -84,12 +110,24 @@ class ImageTrainer(Trainer):
 
 
 class Clock(TrainerCallback):
-    """Time spent in the model's step and outside it (data, bookkeeping), without evaluation and saving."""
+    """Training time: in all, over every resumption, and of this process in and outside the model's step.
+
+    The time outside (data, bookkeeping) leaves out evaluation and saving; the time in all does not.
+    """
 
     def __init__(self) -> None:
+        self.before = 0.0
+        self.started = time.perf_counter()
         self.in_step = 0.0
         self.outside = 0.0
         self._mark: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # A resumed state brings the log of the run so far.
+        self.before = next((entry["seconds"] for entry in reversed(state.log_history) if "seconds" in entry), 0.0)
+        self.started = time.perf_counter()
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -110,6 +148,11 @@ class Clock(TrainerCallback):
         now = time.perf_counter()
         lap, self._mark = now - (self._mark or now), now
         return lap
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, evaluation and saving included."""
+        return self.before + time.perf_counter() - self.started
 
     @property
     def outside_fraction(self) -> float:

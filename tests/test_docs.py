@@ -1,0 +1,47 @@
+"""The documents show what the commands print."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from widenet.analysis.tables import describe_paper, describe_presets
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _rows(text: str) -> set[tuple[str, ...]]:
+    lines = (line for line in text.splitlines() if line.startswith("| "))
+    return {tuple(cell.strip().strip("`") for cell in line.strip("|").split("|")) for line in lines}
+
+
+def test_models_page_shows_the_tables() -> None:
+    rows = _rows((ROOT / "docs/models.md").read_text(encoding="utf-8"))
+    for preset in describe_presets():
+        cells = (
+            preset["model"],
+            f"{preset['parameters']:,}",
+            f"{preset['active_parameters']:,}",
+            f"{preset['GFLOPs']:.3f}",
+            f"{preset['active_GFLOPs']:.3f}",
+            preset["published"] or "",
+            str(preset["ImageNet_top1"] or ""),
+        )
+        assert cells in rows
+    for row in describe_paper():
+        head = (row["table"], row["row"], row["model"], row["overrides"], f"{row['parameters']:,}", row["published"])
+        assert (*head, str(row["top1"] or ""), row["note"]) in rows
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_files_that_the_readme_names_exist() -> None:
+    named = re.findall(r"`(src/[\w/.]+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(named) >= 6
+    assert all((ROOT / name).exists() for name in named)
