@@ -78,6 +78,7 @@ def train(
     """Train a recipe into a run folder."""
     _quiet()
     from widenet.recipes import load_recipe
+    from widenet.training.folder import last_checkpoint
     from widenet.training.run import Interrupted
     from widenet.training.run import train as train_recipe
 
@@ -85,9 +86,10 @@ def train(
     folder = output or Path("runs") / loaded.name
     try:
         metrics = train_recipe(loaded, folder, resume=resume, overwrite=overwrite, console=_console())
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         words = ["widenet", "train", recipe, *(overrides or []), "--output", str(folder), "--resume"]
-        print(f"interrupted; the run is saved. To go on: {shlex.join(words)}", file=sys.stderr)
+        hint = f"the run is saved. To go on: {shlex.join(words)}" if last_checkpoint(folder) else "nothing was saved"
+        print(f"interrupted; {hint}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     print(
         f"test accuracy {metrics['accuracy']:.2%} on {metrics['test_images']:,} images, "

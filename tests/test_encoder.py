@@ -596,6 +596,26 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(encoder.eval()(x).last_hidden_state, encoder(x).last_hidden_state)
 
 
+def test_dropout_is_on_every_branch_and_not_on_the_residual() -> None:
+    # Dropped almost surely (10 tokens·8 numbers·8 branches at 1e-9 each): only the residual stream is left.
+    for moe_layers in ("all", "none"):
+        encoder = make_encoder(hidden_dropout_prob=1 - 1e-9, moe_layers=moe_layers).train()
+        x = tokens()
+        assert all(torch.equal(state, x) for state in encoder(x, output_hidden_states=True).hidden_states)
+
+
+def test_attention_dropout_is_on_the_probabilities() -> None:
+    # Without probabilities the values count for nothing: attention adds its output bias alone.
+    for attention in ("eager", "sdpa"):
+        encoder = make_encoder(
+            num_hidden_layers=1, attention=attention, attention_probs_dropout_prob=1 - 1e-9, moe_layers="none"
+        )
+        module, x = encoder.attentions[0], tokens()
+        mixed = module.train()(x, None, attention)[0]
+        torch.testing.assert_close(mixed, module.o_proj.bias.expand_as(mixed))
+        assert not torch.allclose(module.eval()(x, None, attention)[0], mixed)
+
+
 def test_experts_are_one_module_for_all_blocks() -> None:
     encoder = make_encoder()
     found = [module for module in encoder.modules() if isinstance(module, Experts)]

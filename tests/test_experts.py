@@ -101,6 +101,14 @@ def test_a_dropped_token_gets_exactly_zero(implementation: str) -> None:
     assert (output[weights.sum(-1) > 0] != 0).any(-1).all()
 
 
+def test_a_dropped_gate_gets_no_gradient() -> None:
+    # Its row does not exist in the sorted loop; another token's must not stand in for it.
+    experts = make_experts()
+    x, index, weights = assignments(2, torch.float64)
+    experts(x, index, weights).square().sum().backward()
+    assert ((weights.grad != 0) == (weights != 0)).all()
+
+
 def test_a_partly_dropped_token_keeps_what_fits() -> None:
     experts = make_experts()
     x = torch.randn(1, D, dtype=torch.float64)

@@ -211,7 +211,6 @@ def test_an_unknown_name_gets_the_nearest(name: str, kwargs: dict[str, Any], par
         ("num_labels", "ten"),
         ("num_labels", 2.5),
         ("id2label", 3),
-        ("dtype", "floaty"),
     ],
 )
 def test_a_wrong_type_is_named(field: str, value: Any) -> None:

@@ -121,7 +121,10 @@ def create_config(name: str, **overrides: Any) -> WideNetVisionConfig:
     """
     if name not in _PRESETS:
         raise unknown("preset", name, _PRESETS)
-    return build_config(WideNetVisionConfig, {**_PRESETS[name](), **overrides})
+    fields = _PRESETS[name]()
+    if "id2label" in overrides:  # names count the classes; the preset's number is its paper's
+        fields.pop("num_labels", None)
+    return build_config(WideNetVisionConfig, {**fields, **overrides})
 
 
 def build_config(config_class: type[WideNetVisionConfig], fields: dict[str, Any]) -> WideNetVisionConfig:
@@ -132,7 +135,7 @@ def build_config(config_class: type[WideNetVisionConfig], fields: dict[str, Any]
     """
     ours = [base for base in config_class.__mro__ if issubclass(base, WideNetConfig)]
     allowed = [field for base in ours for field in base.__annotations__]
-    allowed += ["num_labels", "id2label", "label2id", "dtype"]
+    allowed += ["num_labels", "id2label", "label2id"]
     for field in fields:
         if field not in allowed:
             raise unknown("config field", field, sorted(allowed))
@@ -147,8 +150,6 @@ def build_config(config_class: type[WideNetVisionConfig], fields: dict[str, Any]
         return config_class(**fields)
     except WideNetError:
         raise
-    except AttributeError as error:  # transformers looks the name up in torch
-        raise WideNetError(f"unknown dtype {fields.get('dtype')!r}: not a type of torch") from error
     except (StrictDataclassError, TypeError, ValueError) as error:
         # The strict dataclass wraps the plain sentence in a second, longer one.
         raise WideNetError(" ".join(str(error.__cause__ or error).split())) from error

@@ -77,6 +77,9 @@ class PatchEmbeddings(nn.Module):
         Raises:
             WideNetError: channels or size do not fit the configuration.
         """
+        if pixel_values.dim() != 4:
+            shape = tuple(pixel_values.shape)
+            raise WideNetError(f"pixel_values has shape {shape}; it must be [images, channels, height, width]")
         config, (_, channels, height, width) = self.config, pixel_values.shape
         if channels != config.num_channels:
             raise WideNetError(f"the images have {channels} channels, the model num_channels={config.num_channels}")
@@ -212,7 +215,8 @@ class WideNetForImageClassification(WideNetVisionPreTrainedModel):
         logits = self.classifier(features.pooler_output)
         loss = None
         if labels is not None:
-            loss = nn.functional.cross_entropy(logits.float(), labels)
+            precise = torch.promote_types(logits.dtype, torch.float32)
+            loss = nn.functional.cross_entropy(logits.to(precise), labels)
             loss = loss + self.config.router_aux_loss_coef * features.balance_loss
         output = WideNetImageClassifierOutput(
             loss=loss,

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 from transformers import ViTImageProcessor
+from transformers.utils import logging
 
 from widenet.config import WideNetVisionConfig
 from widenet.errors import WideNetError
@@ -39,11 +41,21 @@ def load_classifier(folder: str | Path) -> WideNetForImageClassification:
         )
     if not any(folder.glob("model*.safetensors")):
         raise WideNetError(f"{folder} is incomplete: it has no model.safetensors")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what does not fit becomes an exception here, not a table on the terminal
     try:
-        loaded: Any = WideNetForImageClassification.from_pretrained(folder, output_loading_info=True)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        loaded: Any = WideNetForImageClassification.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (SafetensorError, StrictDataclassError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise WideNetError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     model, info = loaded
+    for key, stored, expected in sorted(info["mismatched_keys"]):
+        raise WideNetError(
+            f"{folder} is damaged: {key} has the shape {[*stored]}, but config.json asks for {[*expected]}"
+        )
     if info["missing_keys"]:
         raise WideNetError(f"{folder} is incomplete: it lacks the weights {', '.join(sorted(info['missing_keys']))}")
     return model
@@ -53,11 +65,14 @@ def load_processor(run: str | Path) -> ViTImageProcessor:
     """Load the image processor of a run.
 
     Raises:
-        WideNetError: the folder has none.
+        WideNetError: the folder has none, or it is damaged.
     """
     if not (Path(run) / "preprocessor_config.json").is_file():
         raise WideNetError(f"{run} is incomplete: it has no preprocessor_config.json")
-    return ViTImageProcessor.from_pretrained(run)
+    try:
+        return ViTImageProcessor.from_pretrained(run)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise WideNetError(f"{run}/preprocessor_config.json cannot be read: {' '.join(str(error).split())}") from error
 
 
 def adapt_classifier(

@@ -8,7 +8,9 @@ through the run's own image processor, the one ``transformers.pipeline`` uses.
 """
 
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -163,6 +165,42 @@ class Collator:
         elif self.smoothing:
             labels = mixup_target(labels, self.num_labels, smoothing=self.smoothing)
         return {"pixel_values": pixels, "labels": labels}
+
+
+class SeededBatches(Dataset):
+    """Whole training batches, whose randomness depends on nothing but the seed and the images in them.
+
+    So a batch is the same in a resumed run and with any number of workers, and making it does not move
+    the random numbers of the model. The order of the images is part of the seed: no two epochs are alike.
+    """
+
+    def __init__(self, images: TrainImages, collator: Collator, seed: int) -> None:
+        self.images = images
+        self.collator = collator
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return a whole augmented and mixed batch."""
+        with _seeded(int(np.random.SeedSequence([self.seed, *indices]).generate_state(1)[0])):
+            return self.collator(self.images.__getitems__(indices))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and PyTorch's generators; put them back as they were at the end."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (timm draws from it)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
 
 
 def _labels(images: ImageSet, indices: list[int]) -> Tensor:

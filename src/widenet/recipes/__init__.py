@@ -7,6 +7,7 @@ PyTorch, so that listing recipes is instant.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib import resources
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from widenet.errors import WideNetError, unknown
 
@@ -22,8 +24,25 @@ SHORT_KEYS = {"data": "data.source", "model": "model.name", "epochs": "training.
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 AtLeastZero = Annotated[float, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+# What timm's policies understand; it skips the sections that it does not know.
+AUTO_AUGMENT = (
+    r"^(rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?|-t[a-z]+)*|augmix(-(m|w|d|a|b|mstd)\d+(\.\d+)?)*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?)$"
+)
+
+
+def _ascending(area: tuple[float, float]) -> tuple[float, float]:
+    if area[0] > area[1]:
+        raise PydanticCustomError("order", "the smaller fraction must come first")
+    return area
+
+
+CropArea = Annotated[tuple[Fraction, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ascending)]
 
 
 class _Section(BaseModel):
@@ -43,8 +62,8 @@ class Augmentation(_Section):
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0  # side scaled by 1 ± this
     flip: Probability = 0.0  # probability of a left-right flip
     erase: Probability = 0.0  # probability that a random rectangle becomes noise
-    crop_area: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None = None  # random-resized crop
-    auto_augment: str | None = None  # timm's policy string, e.g. rand-m9-mstd0.5
+    crop_area: CropArea | None = None  # random-resized crop
+    auto_augment: Annotated[str, Field(pattern=AUTO_AUGMENT)] | None = None  # timm's policy, e.g. rand-m9-mstd0.5
     color_jitter: AtLeastZero = 0.0
 
     @property
@@ -79,7 +98,7 @@ class TrainingSection(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: AtLeastZero = 0.05
     momentum: Probability = 0.9  # SGD only
-    betas: tuple[Probability, Probability] = (0.9, 0.999)  # AdamW and LAMB only
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # AdamW and LAMB only
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_epochs: AtLeastZero = 0.0
     max_grad_norm: AtLeastZero = 1.0  # 0: no clipping
@@ -213,6 +232,8 @@ def _parse_override(override: str) -> tuple[str, Any]:
     if isinstance(value, str):
         with suppress(ValueError):
             value = float(value)  # YAML 1.1 reads 1e-3 as text
+    if isinstance(value, float) and not math.isfinite(value):
+        raise WideNetError(f"{key}={text}: input should be a finite number")
     if key in ("data.source", "model.name", "name", "data.cache_dir") and value is not None:
         value = text  # a folder called 2024 is not a number
     return key, value

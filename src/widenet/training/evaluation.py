@@ -1,6 +1,5 @@
 """Testing a classifier: accuracy, loss, and how its experts share the work."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from widenet.analysis.compare import read_metrics
 from widenet.checkpoints.folder import load_classifier, load_processor
 from widenet.data.batches import Collator, EvalImages
 from widenet.errors import WideNetError
@@ -26,8 +26,9 @@ def evaluate_run(run: Path, overrides: list[str], output: Path | None = None) ->
             metrics are not the run's own, and are only returned.
 
     Raises:
-        WideNetError: the folder or the data cannot be read, the classes are not the model's, or the data
-            no longer split as in training, so that training images could be among the tested.
+        WideNetError: the folder or the data cannot be read, the classes are not the model's, the data no
+            longer split as in training, so that training images could be among the tested, or the metrics
+            cannot be written.
     """
     model = load_classifier(run).eval()
     processor = load_processor(run)
@@ -45,9 +46,7 @@ def evaluate_run(run: Path, overrides: list[str], output: Path | None = None) ->
             f"the labels of {recipe.data.source} do not match the model: the data have "
             f"{_shorten(data.class_names)}, the model {_shorten(classes)}"
         )
-    recorded: dict[str, Any] = {}
-    if (run / "metrics.json").is_file():
-        recorded = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    recorded = read_metrics(run) if (run / "metrics.json").is_file() else {}
     split = recorded.get("split", {})
     if split.get("source") == data.split["source"] and split.get("digest") != data.split["digest"]:
         raise WideNetError(
@@ -63,8 +62,11 @@ def evaluate_run(run: Path, overrides: list[str], output: Path | None = None) ->
         metrics = {**recorded, **tested, "split": data.split}
         output = output or run
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "metrics.json", metrics)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            write_json(output / "metrics.json", metrics)
+        except OSError as error:
+            raise WideNetError(f"{output}/metrics.json cannot be written: {error}") from error
     return metrics
 
 

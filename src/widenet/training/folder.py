@@ -1,6 +1,7 @@
 """What a run folder holds, apart from the model: recipe, metrics, checkpoints."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,27 @@ def read_recipe(run: Path, overrides: list[str] | None = None) -> Recipe:
     file = run / "recipe.yaml"
     if not file.is_file():
         raise WideNetError(f"{run} is not a run folder: it has no recipe.yaml")
-    return build_recipe(parse_yaml(file.read_text(encoding="utf-8"), str(file)), overrides or [])
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WideNetError(f"{file} cannot be read: {error}") from error
+    return build_recipe(parse_yaml(text, str(file)), overrides or [])
 
 
 def last_checkpoint(output: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end, or None."""
-    found = sorted(output.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
-    return next((path for path in reversed(found) if _is_complete(path)), None)
+    found = {path.name.removeprefix("checkpoint-"): path for path in output.glob("checkpoints/checkpoint-*")}
+    steps = sorted((step for step in found if step.isdecimal()), key=int, reverse=True)
+    return next((found[step] for step in steps if _is_complete(found[step])), None)
+
+
+def relocate(checkpoint: Path) -> None:
+    """Let a checkpoint name the best one where it lies now: the run folder may have been moved."""
+    file = checkpoint / "trainer_state.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    if state["best_model_checkpoint"] is not None:
+        state["best_model_checkpoint"] = str(checkpoint.with_name(Path(state["best_model_checkpoint"]).name))
+        write_json(file, state)
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
@@ -58,6 +73,6 @@ def _is_complete(checkpoint: Path) -> bool:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         with safe_open(checkpoint / "model.safetensors", "pt") as weights:
             weights.keys()
-        return all((checkpoint / name).stat().st_size > 0 for name in ("optimizer.pt", "scheduler.pt"))
+        return all(zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"))
     except (OSError, ValueError, SafetensorError):
         return False

@@ -19,11 +19,13 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     EarlyStoppingCallback,
+    EvalPrediction,
     PrinterCallback,
     TrainerCallback,
     TrainerControl,
@@ -35,13 +37,13 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from widenet.analysis.counts import count
 from widenet.checkpoints.folder import adapt_classifier, load_classifier
-from widenet.data.batches import Collator, EvalImages, TrainImages, make_processor
+from widenet.data.batches import Collator, EvalImages, SeededBatches, TrainImages, make_processor
 from widenet.data.images import ImageData
 from widenet.errors import WideNetError, unknown
 from widenet.presets import create_config, list_models
 from widenet.recipes import Recipe
 from widenet.training.evaluation import evaluate_classifier
-from widenet.training.folder import last_checkpoint, read_data, read_recipe, write_json
+from widenet.training.folder import last_checkpoint, read_data, read_recipe, relocate, write_json
 from widenet.training.progress import ProgressLine
 from widenet.training.trainer import ImageTrainer
 from widenet.vision import WideNetForImageClassification
@@ -75,6 +77,8 @@ def train(
     console = console or Console(quiet=True)
     checkpoint = _check_output(recipe, output, resume, overwrite)
     _check_model(recipe)
+    if recipe.training.precision == "fp16" and _on_cpu(recipe):
+        raise WideNetError("training.precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
     set_seed(recipe.seed)
     data = read_data(recipe)
     model = _make_model(recipe, data)
@@ -145,24 +149,28 @@ def _check_model(recipe: Recipe) -> None:
         raise unknown("preset", name, list_models())
 
 
+def _on_cpu(recipe: Recipe) -> bool:
+    return recipe.training.device == "cpu" or not torch.accelerator.is_available()
+
+
 def _make_model(recipe: Recipe, data: ImageData) -> WideNetForImageClassification:
     name, overrides = str(recipe.model.name), recipe.model.overrides
     if name in list_models():
         labels = dict(enumerate(data.class_names))
         names = {"id2label": labels, "label2id": {label: index for index, label in labels.items()}}
-        # A preset's number of classes is its paper's; the data's replaces it.
-        fields = {"num_labels": len(labels), **names, **overrides}
-        return WideNetForImageClassification(create_config(name, **fields))
+        return WideNetForImageClassification(create_config(name, **names, **overrides))
     return adapt_classifier(load_classifier(Path(name).expanduser()), data.class_names, overrides)
 
 
 def _prepare(output: Path, overwrite: bool, recipe: Recipe) -> None:
     try:
         if overwrite and output.exists():
-            shutil.rmtree(output)
-        output.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(output.resolve())  # of a link, what it points to
+        output.resolve().mkdir(parents=True, exist_ok=True)
         (output / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
-    except PermissionError as error:
+    except OSError as error:
+        if _disk_is_full(error):
+            raise
         raise WideNetError(f"output folder {output} cannot be written: {error}") from error
 
 
@@ -200,14 +208,14 @@ def _train(
             activation_checkpointing_kwargs={"use_reentrant": False},
             bf16=training.precision == "bf16",
             fp16=training.precision == "fp16",
-            use_cpu=training.device == "cpu",
+            use_cpu=_on_cpu(recipe),
             seed=recipe.seed,
             eval_strategy="epoch",
             save_strategy="epoch",
             logging_strategy="epoch",
             save_total_limit=training.save_total_limit,
             load_best_model_at_end=True,
-            metric_for_best_model="accuracy",
+            metric_for_best_model="selection",
             greater_is_better=True,
             dataloader_drop_last=True,
             dataloader_num_workers=recipe.data.num_workers,
@@ -218,19 +226,24 @@ def _train(
             report_to="none",
             log_level="error",
         ),
-        train_dataset=TrainImages(data.train, processor, recipe.data.augment),
+        train_dataset=SeededBatches(
+            TrainImages(data.train, processor, recipe.data.augment),
+            Collator(training, len(data.class_names)),
+            recipe.seed,
+        ),
         eval_dataset=EvalImages(data.validation, processor),
-        data_collator=Collator(training, len(data.class_names)),
+        data_collator=Collator(),
         recipe=training,
-        eval_collator=Collator(),
-        compute_metrics=lambda result: {"accuracy": float(np.mean(result.predictions == result.label_ids))},
-        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        compute_metrics=_validation_metrics,
+        preprocess_logits_for_metrics=_right_and_surprise,
         callbacks=[stop, TensorBoardCallback(writer)],
     )
     trainer.add_callback(ProgressLine(console, lambda: trainer.meter))
     trainer.remove_callback(PrinterCallback)
     if training.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(training.early_stopping_patience))
+    if checkpoint:
+        relocate(checkpoint)
     with stop.listening():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = trainer.clock.seconds
@@ -242,21 +255,20 @@ def _train(
     tested = evaluate_classifier(model, EvalImages(data.test, processor), training.eval_batch_size, data.class_names)
     model.save_pretrained(output)
     processor.save_pretrained(output)
-    history = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    history = [entry for entry in trainer.state.log_history if "eval_selection" in entry]
+    best = next(entry for entry in history if entry["eval_selection"] == trainer.state.best_metric)
     metrics = {
         "recipe": recipe.name,
         "model": recipe.model.name,
         **tested,
-        "validation_accuracy": trainer.state.best_metric,
+        "validation_accuracy": best["eval_accuracy"],
         "parameters": counts.parameters,
         "active_parameters": counts.active_parameters,
         "flops": counts.flops,
         "active_flops": counts.active_flops,
         "epochs": round(trainer.state.epoch or 0, 3),
         "steps": trainer.state.global_step,
-        "best_epoch": next(
-            (entry["epoch"] for entry in history if entry["eval_accuracy"] == trainer.state.best_metric), None
-        ),
+        "best_epoch": best["epoch"],
         "seconds": round(seconds, 2),
         "outside_step_fraction": round(trainer.clock.outside_fraction, 4),
         "seed": recipe.seed,
@@ -266,6 +278,22 @@ def _train(
     }
     write_json(output / "metrics.json", metrics)
     return metrics
+
+
+def _right_and_surprise(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per image, whether the most probable class is right, and the cross-entropy."""
+    surprise = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    return logits.argmax(-1) == labels, surprise
+
+
+def _validation_metrics(result: EvalPrediction) -> dict[str, float]:
+    """Accuracy and cross-entropy, and what checkpoints are picked by: accuracy, ties by cross-entropy.
+
+    A small validation set has many ties, and the first epoch to reach one is rarely the best of them.
+    """
+    right, surprise = (float(np.mean(values)) for values in result.predictions)
+    bounded = surprise if surprise < 100 else 100.0  # also where it is NaN, in a run that diverged
+    return {"accuracy": right, "cross_entropy": surprise, "selection": right - 1e-4 * bounded}
 
 
 class _StopOnInterrupt(TrainerCallback):
@@ -295,8 +323,16 @@ class _StopOnInterrupt(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.requested:
-            control.should_save = True
+            control.should_log = control.should_save = True
             control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.requested and (state.epoch or 0) % 1 and state.global_step < state.max_steps:
+            # Not the end of an epoch: an evaluation here would take part in choosing the best checkpoint,
+            # and an uninterrupted run has none.
+            control.should_log = control.should_evaluate = control.should_save = False
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from widenet.data.batches import Collator
 from widenet.recipes import TrainingSection
 
 
@@ -50,13 +49,11 @@ class ImageTrainer(Trainer):
 
     Args:
         recipe: the recipe's training section.
-        eval_collator: the collator for evaluation, where nothing is mixed.
     """
 
-    def __init__(self, *args: Any, recipe: TrainingSection, eval_collator: Collator, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, recipe: TrainingSection, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.recipe = recipe
-        self.eval_collator = eval_collator
         self.meter = Meter()
         self.clock = Clock()
         self.add_callback(self.clock)
@@ -99,14 +96,27 @@ class ImageTrainer(Trainer):
             self.meter = Meter()
         super().log(logs, *args, **kwargs)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the loader of training batches."""
+        return _undisturbing(super().get_train_dataloader())
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Return the loader of every image, unmixed and with hard labels."""
-        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
-        self.data_collator, self.args.dataloader_drop_last = self.eval_collator, False
+        """Return the loader of every image, with no batch dropped."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            return _undisturbing(super().get_eval_dataloader(eval_dataset))
         finally:
-            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+            self.args.dataloader_drop_last = drop_last
+
+
+def _undisturbing(loader: DataLoader) -> DataLoader:
+    """Let a loader leave the model's random numbers alone.
+
+    Otherwise each start of its worker processes would draw one, and a resumed run starts them anew.
+    """
+    inner = getattr(loader, "base_dataloader", loader)  # accelerate wraps the real one
+    inner.generator = torch.Generator()
+    return loader
 
 
 class Clock(TrainerCallback):

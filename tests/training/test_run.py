@@ -1,0 +1,730 @@
+"""A recipe becomes a run folder: what it holds, what it never does, and that nothing is lost on the way."""
+
+import errno
+import io
+import json
+import math
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from widenet.checkpoints.folder import load_classifier
+from widenet.data.images import ArrayImages
+from widenet.errors import WideNetError
+from widenet.recipes import Recipe, load_recipe
+from widenet.training import run as run_module
+from widenet.training.folder import last_checkpoint
+from widenet.training.progress import ProgressLine
+from widenet.training.run import Interrupted, train
+from widenet.training.trainer import Clock, ImageTrainer
+
+# 5 steps an epoch; every kind of randomness that a step can have
+TINY = [
+    "model.hidden_size=32",
+    "model.num_hidden_layers=2",
+    "model.num_attention_heads=2",
+    "model.intermediate_size=32",
+    "model.hidden_dropout_prob=0.1",
+    "training.batch_size=256",
+    "training.learning_rate=3e-3",
+    "training.warmup_epochs=1",
+    "training.mixup=0.2",
+    "training.label_smoothing=0.1",
+    "training.early_stopping_patience=0",
+    "data.augment.shift=0.1",
+    "data.augment.rotate=10",
+    "epochs=2",
+]
+TIMES = ("seconds", "images_per_second", "outside_step_fraction")  # of no two runs equal
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("digits", [*TINY, *overrides])
+
+
+def comparable(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if key not in TIMES}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def refusal(*arguments: Any, **options: Any) -> str:
+    """Return the message with which training is refused, which must be one line."""
+    with pytest.raises(WideNetError) as caught:
+        train(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def interrupt_in_step(monkeypatch: pytest.MonkeyPatch, *steps: int, times: int = 1) -> None:
+    """Let Ctrl-C arrive during these steps, counted from 1."""
+
+    def on_step_begin(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step + 1 in steps:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Clock, "on_step_begin", on_step_begin)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished run of two epochs, not to be changed, and what train() returned."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    return folder, train(recipe(), folder)
+
+
+@pytest.fixture
+def copy(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    return shutil.copytree(run[0], tmp_path / "copy")
+
+
+# ---- what a run leaves ----
+
+
+def test_a_run_leaves_every_file(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = run
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "recipe.yaml",
+        "metrics.json",
+        "logs",
+        "checkpoints",
+    }
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint-5", "checkpoint-10"}
+    assert any((folder / "logs").rglob("events.out.tfevents.*"))
+    assert load_recipe(str(folder / "recipe.yaml")) == recipe()
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    assert processor["crop_size"] == {"height": 8, "width": 8}
+    config = json.loads((folder / "config.json").read_text())
+    assert list(config["id2label"].values()) == list("0123456789")
+
+
+def test_metrics_are_complete_and_consistent(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, returned = run
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == json.loads(json.dumps(returned))
+    assert set(metrics) >= {
+        "recipe",
+        "model",
+        "accuracy",
+        "top5_accuracy",
+        "loss",
+        "balance_loss",
+        "class_accuracy",
+        "expert_load",
+        "test_images",
+        "images_per_second",
+        "validation_accuracy",
+        "parameters",
+        "active_parameters",
+        "flops",
+        "active_flops",
+        "epochs",
+        "steps",
+        "best_epoch",
+        "seconds",
+        "outside_step_fraction",
+        "seed",
+        "split",
+        "versions",
+        "commit",
+    }
+    assert (metrics["recipe"], metrics["model"], metrics["seed"]) == ("digits", "widenet-digits", 0)
+    assert metrics["parameters"] == sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+    assert metrics["active_parameters"] < metrics["parameters"]
+    assert (metrics["epochs"], metrics["steps"], metrics["test_images"]) == (2.0, 10, 359)
+    assert 0 <= metrics["accuracy"] <= metrics["top5_accuracy"] <= 1
+    # digits of the test part: weighing the accuracies of the classes gives the accuracy
+    assert len(metrics["class_accuracy"]) == 10
+    assert len(metrics["expert_load"]) == 2
+    for shares in metrics["expert_load"]:
+        assert sum(shares) == pytest.approx(1)
+    assert metrics["split"]["sizes"] == {"train": 1294, "validation": 144, "test": 359}
+    assert metrics["balance_loss"] >= 0.99  # per routing operation; 1 is balanced
+
+
+def test_tensorboard_logs_hold_the_curves(run: tuple[Path, dict[str, Any]]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run[0] / "logs")).Reload()
+    for tag in ("train/loss", "train/balance_loss", "train/accuracy", "eval/accuracy"):
+        assert [event.step for event in events.Scalars(tag)] == [5, 10]
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    plain = ["training.mixup=0", "training.label_smoothing=0", "model.hidden_dropout_prob=0"]
+    fast = ["epochs=6", "training.batch_size=64", "training.learning_rate=1e-2", "training.max_grad_norm=0"]
+    assert train(recipe(*plain, *fast), tmp_path / "out")["accuracy"] > 0.5  # and 0.1 by guessing
+
+
+def test_the_console_gets_a_line_per_epoch(tmp_path: Path) -> None:
+    text = io.StringIO()
+    train(recipe(), tmp_path / "out", console=Console(file=text, width=200))
+    lines = text.getvalue().splitlines()
+    assert lines[0].startswith("digits: widenet-digits, ")
+    assert "1,294 images to train on, 144 to validate, 359 to test" in lines[0]
+    assert len(lines) == 3
+    for line in lines[1:]:
+        for part in ("loss", "balance", "train accuracy", "validation accuracy"):
+            assert part in line
+
+
+def test_the_progress_bar_shows_speed(tmp_path: Path) -> None:
+    text = io.StringIO()
+    train(recipe(), tmp_path / "out", console=Console(file=text, width=200, force_terminal=True))
+    assert "images/s" in text.getvalue()
+    assert "10/10" in text.getvalue()
+
+
+# ---- the parts of the data ----
+
+
+class Guarded(ArrayImages):
+    """Images that count how often each is looked at, and may be shut away."""
+
+    def __init__(self, images: ArrayImages, shut: bool = False) -> None:
+        super().__init__(images.pixels, images.labels)
+        self.seen = np.zeros(len(images), int)
+        self.shut = shut
+
+    def image(self, index: int) -> Image.Image:
+        assert not self.shut, "looked at before its time"
+        self.seen[index] += 1
+        return super().image(index)
+
+
+def test_test_images_are_not_looked_at_before_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = run_module.read_data(recipe())
+    assert isinstance(data.test, ArrayImages)
+    assert isinstance(data.validation, ArrayImages)
+    test, validation = Guarded(data.test, shut=True), Guarded(data.validation)
+    monkeypatch.setattr(run_module, "read_data", lambda _: replace(data, test=test, validation=validation))
+    evaluate, steps_done = run_module.evaluate_classifier, []
+
+    def evaluate_at_last(model: Any, images: Any, *rest: Any) -> dict[str, Any]:
+        assert images.images is test
+        steps_done.append((last_checkpoint(tmp_path / "out") or Path()).name)
+        test.shut = False
+        return evaluate(model, images, *rest)
+
+    monkeypatch.setattr(run_module, "evaluate_classifier", evaluate_at_last)
+    train(recipe(), tmp_path / "out")
+    assert steps_done == ["checkpoint-10"]
+    assert test.seen.tolist() == [1] * 359
+    assert validation.seen.tolist() == [2] * 144  # once an epoch, every image
+
+
+def validate_as(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> None:
+    """Let validation find these accuracies, epoch by epoch."""
+    make = ImageTrainer.__init__
+
+    def made(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        given = iter(accuracies)
+
+        def metrics(_: Any) -> dict[str, float]:
+            value = next(given)
+            return {"accuracy": value, self.args.metric_for_best_model: value}
+
+        self.compute_metrics = metrics
+
+    monkeypatch.setattr(ImageTrainer, "__init__", made)
+
+
+def test_validation_picks_the_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    validate_as(monkeypatch, [0.5, 0.9, 0.1, 0.2])
+    metrics = train(recipe("epochs=4"), tmp_path)
+    assert (metrics["best_epoch"], metrics["validation_accuracy"], metrics["steps"]) == (2.0, 0.9, 20)
+    # the best is kept although two later ones were saved, and it is what the run holds
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint-10", "checkpoint-20"}
+    found = load_file(tmp_path / "model.safetensors")
+    best, last = (load_file(tmp_path / f"checkpoints/checkpoint-{step}/model.safetensors") for step in (10, 20))
+    assert all(torch.equal(tensor, best[name]) for name, tensor in found.items())
+    assert not torch.equal(found["classifier.weight"], last["classifier.weight"])
+
+
+def test_early_stopping(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    validate_as(monkeypatch, [0.9, 0.5, 0.4, 0.3, 0.2])
+    metrics = train(recipe("epochs=5", "training.early_stopping_patience=2"), tmp_path)
+    assert (metrics["best_epoch"], metrics["epochs"], metrics["steps"]) == (1.0, 3.0, 15)
+
+
+def test_a_diverged_run_ends_in_numbers_or_one_line(tmp_path: Path) -> None:
+    hopeless = ["training.optimizer=sgd", "training.learning_rate=1e30", "training.max_grad_norm=0"]
+    try:
+        metrics = train(recipe(*hopeless, "training.mixup=0"), tmp_path)
+    except WideNetError as error:
+        assert "\n" not in str(error)
+    else:
+        assert 0 <= metrics["accuracy"] < 0.5
+
+
+# ---- the same again ----
+
+
+def test_same_seed_same_run(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, metrics = run
+    torch.manual_seed(99)  # what happened before must not matter
+    again = train(recipe(), tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(folder)
+    assert comparable(again) == comparable(metrics)
+
+
+def test_other_seed_other_run(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    metrics = train(recipe("seed=1"), tmp_path / "other")
+    assert weights(tmp_path / "other") != weights(run[0])
+    assert metrics["split"] == run[1]["split"]  # which has a seed of its own
+
+
+def test_worker_processes_do_not_change_the_run(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    train(recipe("data.num_workers=1"), tmp_path / "out")
+    assert weights(tmp_path / "out") == weights(run[0])
+
+
+def test_gradient_checkpointing_does_not_change_the_run(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    train(recipe("training.gradient_checkpointing=true"), tmp_path / "out")
+    expected = load_file(run[0] / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "out/model.safetensors").items():
+        assert torch.allclose(tensor, expected[name], atol=1e-5), name
+
+
+# ---- batches ----
+
+
+def test_gradient_accumulation(tmp_path: Path) -> None:
+    # 1294 images are 20 batches of 64 and so 7 steps of up to 3 batches
+    metrics = train(recipe("training.batch_size=64", "training.gradient_accumulation_steps=3", "epochs=1"), tmp_path)
+    assert metrics["steps"] == 7
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) -> None:
+    # nothing random and nothing that looks at the whole batch: λ = 0 and no dropping
+    plain = [
+        *("model.hidden_dropout_prob=0", "model.capacity_factor=null", "model.router_noise_std=0"),
+        *("model.router_aux_loss_coef=0", "training.mixup=0", "data.augment.shift=0", "data.augment.rotate=0"),
+        *("data.augment.zoom=0", "training.optimizer=sgd", "epochs=1", "training.warmup_epochs=0"),
+    ]
+    train(recipe(*plain, "training.batch_size=128"), tmp_path / "large")
+    accumulated = ["training.batch_size=64", "training.gradient_accumulation_steps=2"]
+    train(recipe(*plain, *accumulated), tmp_path / "small")
+    expected = load_file(tmp_path / "large/model.safetensors")
+    for name, tensor in load_file(tmp_path / "small/model.safetensors").items():
+        assert torch.allclose(tensor, expected[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(255, 5), (5000, 1)])
+def test_odd_and_overlarge_batches(tmp_path: Path, batch_size: int, steps: int) -> None:
+    # mixup pairs images: 255 becomes 254, of which 1294 hold 5; a batch is never larger than the set
+    assert train(recipe(f"training.batch_size={batch_size}", "epochs=1"), tmp_path)["steps"] == steps
+
+
+def test_half_an_epoch(tmp_path: Path) -> None:
+    metrics = train(recipe("epochs=0.5"), tmp_path)
+    assert (metrics["steps"], metrics["epochs"]) == (3, 0.6)
+
+
+def test_bfloat16(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    # device=auto: the recipe for ImageNet must also start where there is no GPU
+    metrics = train(recipe("training.precision=bf16", "training.device=auto", "epochs=1"), tmp_path)
+    assert math.isfinite(metrics["loss"])
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    other = load_file(run[0] / "checkpoints/checkpoint-5/model.safetensors")
+    assert not torch.equal(tensors["classifier.weight"], other["classifier.weight"])
+
+
+def test_float16_needs_a_gpu(tmp_path: Path) -> None:
+    # on a CPU it would be ignored in silence
+    message = refusal(recipe("training.precision=fp16", "training.device=cpu"), tmp_path / "out")
+    assert "training.precision=fp16" in message
+    assert not (tmp_path / "out").exists()
+
+
+# ---- interrupting and going on ----
+
+PER_IMAGE = [
+    *("training.batch_size=64", "training.gradient_accumulation_steps=4", "training.cutmix=1.0"),
+    *("data.augment.auto_augment=rand-m9-mstd0.5", "data.augment.erase=0.5"),
+]
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run") / "accumulated"
+    return folder, train(recipe(*PER_IMAGE), folder)
+
+
+def interrupted(
+    monkeypatch: pytest.MonkeyPatch, chosen: Recipe, folder: Path, step: int, resume: bool = False
+) -> None:
+    """Train until Ctrl-C arrives in this step."""
+    with monkeypatch.context() as patch:
+        interrupt_in_step(patch, step)
+        with pytest.raises(Interrupted):
+            train(chosen, folder, resume=resume)
+    checkpoint = last_checkpoint(folder)
+    assert checkpoint is not None
+    assert checkpoint.name == f"checkpoint-{step}"
+    assert not (folder / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("step", [1, 5, 7, 10])
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    monkeypatch: pytest.MonkeyPatch, run: tuple[Path, dict[str, Any]], tmp_path: Path, step: int
+) -> None:
+    # in the middle of an epoch, at the end of one, and in the very last step
+    interrupted(monkeypatch, recipe(), tmp_path / "out", step)
+    metrics = train(recipe(), tmp_path / "out", resume=True)
+    assert weights(tmp_path / "out") == weights(run[0])
+    assert comparable(metrics) == comparable(run[1])
+
+
+def test_the_same_with_worker_processes(
+    monkeypatch: pytest.MonkeyPatch, run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    chosen = recipe("data.num_workers=1")
+    interrupted(monkeypatch, chosen, tmp_path / "out", 5)
+    train(chosen, tmp_path / "out", resume=True)
+    assert weights(tmp_path / "out") == weights(run[0])
+
+
+def test_the_same_with_accumulation_and_per_image_augmentation(
+    monkeypatch: pytest.MonkeyPatch, accumulated: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    interrupted(monkeypatch, recipe(*PER_IMAGE), tmp_path / "out", 3)
+    interrupted(monkeypatch, recipe(*PER_IMAGE), tmp_path / "out", 7, resume=True)
+    metrics = train(recipe(*PER_IMAGE), tmp_path / "out", resume=True)
+    assert weights(tmp_path / "out") == weights(accumulated[0])
+    assert comparable(metrics) == comparable(accumulated[1])
+
+
+def test_an_interruption_does_not_take_part_in_choosing(
+    monkeypatch: pytest.MonkeyPatch, run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    interrupted(monkeypatch, recipe(), tmp_path / "out", 7)
+    state = json.loads((tmp_path / "out/checkpoints/checkpoint-7/trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "eval_accuracy" in entry] == [5]
+
+
+def test_interrupted_during_validation(
+    monkeypatch: pytest.MonkeyPatch, run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressLine, "on_evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted):
+            train(recipe(), tmp_path / "out")
+    assert train(recipe(), tmp_path / "out", resume=True)["accuracy"] == run[1]["accuracy"]
+    assert weights(tmp_path / "out") == weights(run[0])
+
+
+def test_a_second_interrupt_stops_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        interrupt_in_step(patch, 7, times=2)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(), tmp_path / "out")
+    assert signal.getsignal(signal.SIGINT) is before
+    checkpoint = last_checkpoint(tmp_path / "out")
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-5"
+
+
+def test_seconds_are_of_the_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    interrupted(monkeypatch, recipe(), tmp_path, 3)
+    file = tmp_path / "checkpoints/checkpoint-3/trainer_state.json"
+    state = json.loads(file.read_text())
+    (entry,) = [entry for entry in state["log_history"] if "seconds" in entry]
+    entry["seconds"] += 1000
+    file.write_text(json.dumps(state))
+    assert train(recipe(), tmp_path, resume=True)["seconds"] > 1000
+
+
+def test_a_moved_run_keeps_its_best_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        validate_as(patch, [0.9, 0.1])
+        interrupted(patch, recipe("epochs=3"), tmp_path / "here", 7)
+    (tmp_path / "here").rename(tmp_path / "there")
+    validate_as(monkeypatch, [0.2, 0.3])
+    metrics = train(recipe("epochs=3"), tmp_path / "there", resume=True)
+    assert (metrics["best_epoch"], metrics["validation_accuracy"]) == (1.0, 0.9)
+    best = load_file(tmp_path / "there/checkpoints/checkpoint-5/model.safetensors")
+    assert torch.equal(load_file(tmp_path / "there/model.safetensors")["classifier.weight"], best["classifier.weight"])
+
+
+def test_resuming_a_finished_run_changes_nothing(run: tuple[Path, dict[str, Any]], copy: Path) -> None:
+    metrics = train(recipe(), copy, resume=True)
+    assert comparable(metrics) == comparable(run[1])
+    assert weights(copy) == weights(run[0])
+
+
+def truncate(checkpoint: Path, name: str) -> None:
+    data = (checkpoint / name).read_bytes()
+    (checkpoint / name).write_bytes(data[: len(data) // 2])
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "truncated weights": lambda checkpoint: truncate(checkpoint, "model.safetensors"),
+    "truncated optimizer": lambda checkpoint: truncate(checkpoint, "optimizer.pt"),
+    "truncated state": lambda checkpoint: truncate(checkpoint, "trainer_state.json"),
+    "no weights": lambda checkpoint: (checkpoint / "model.safetensors").unlink(),
+    "no state": lambda checkpoint: (checkpoint / "trainer_state.json").unlink(),
+    "no schedule": lambda checkpoint: (checkpoint / "scheduler.pt").unlink(),
+    "no random numbers": lambda checkpoint: (checkpoint / "rng_state.pth").unlink(),
+    "nothing": lambda checkpoint: [file.unlink() for file in checkpoint.iterdir()] and None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_an_incomplete_checkpoint_is_passed_over(copy: Path, damage: str) -> None:
+    newest = copy / "checkpoints/checkpoint-10"
+    assert last_checkpoint(copy) == newest
+    DAMAGE[damage](newest)
+    assert last_checkpoint(copy) == copy / "checkpoints/checkpoint-5"
+
+
+def test_checkpoints_are_ordered_by_number(copy: Path) -> None:
+    # as text, checkpoint-5 comes after checkpoint-10; and a copy that somebody made is not in the way
+    shutil.copytree(copy / "checkpoints/checkpoint-5", copy / "checkpoints/checkpoint-5.bak")
+    assert last_checkpoint(copy) == copy / "checkpoints/checkpoint-10"
+
+
+def test_resuming_from_before_an_incomplete_checkpoint(run: tuple[Path, dict[str, Any]], copy: Path) -> None:
+    for name in ("metrics.json", "model.safetensors"):
+        (copy / name).unlink()
+    truncate(copy / "checkpoints/checkpoint-10", "model.safetensors")
+    metrics = train(recipe(), copy, resume=True)
+    assert comparable(metrics) == comparable(run[1])
+    assert weights(copy) == weights(run[0])
+
+
+def test_nothing_to_resume(copy: Path, tmp_path: Path) -> None:
+    assert "nothing to resume" in refusal(recipe(), tmp_path / "none", resume=True)
+    (tmp_path / "empty").mkdir()
+    assert "nothing to resume" in refusal(recipe(), tmp_path / "empty", resume=True)
+    shutil.rmtree(copy / "checkpoints")
+    assert "no complete checkpoint" in refusal(recipe(), copy, resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("epochs=3", "training.epochs=2.0, not 3.0"),
+        ("seed=1", "seed=0, not 1"),
+        ("model.num_experts=8", "model.num_experts=None, not 8"),
+        ("data.augment.flip=0.5", "data.augment.flip=0.0, not 0.5"),
+    ],
+)
+def test_resume_with_other_settings(run: tuple[Path, dict[str, Any]], override: str, expected: str) -> None:
+    before = contents(run[0])
+    assert expected in refusal(recipe(override), run[0], resume=True)
+    assert contents(run[0]) == before
+
+
+# ---- the output folder ----
+
+
+def test_a_run_is_not_replaced_unasked(run: tuple[Path, dict[str, Any]]) -> None:
+    before = contents(run[0])
+    message = refusal(recipe(), run[0])
+    assert "--resume" in message
+    assert "--overwrite" in message
+    assert "exclude each other" in refusal(recipe(), run[0], resume=True, overwrite=True)
+    assert contents(run[0]) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_is_not_a_run_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert "not empty" in refusal(recipe(), tmp_path, overwrite=overwrite)
+    assert contents(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
+    train(recipe("epochs=1"), tmp_path)
+    assert (tmp_path / "metrics.json").is_file()
+
+
+def test_overwrite_starts_anew(run: tuple[Path, dict[str, Any]], copy: Path) -> None:
+    (copy / "report.html").write_text("old")
+    metrics = train(recipe("epochs=1"), copy, overwrite=True)
+    assert metrics["epochs"] == 1.0
+    assert not (copy / "report.html").exists()
+    assert {path.name for path in (copy / "checkpoints").iterdir()} == {"checkpoint-5"}
+    assert len(list((copy / "logs").iterdir())) == 1
+
+
+def test_overwrite_through_a_link(copy: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(copy, target_is_directory=True)
+    assert train(recipe("epochs=1"), link, overwrite=True)["epochs"] == 1.0
+    assert link.is_symlink()
+    assert json.loads((copy / "metrics.json").read_text())["epochs"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "model=widenet-digit",
+        "model=./no/such/model",
+        "model.num_experts_per_tok=9",
+        "model.patch_size=3",
+        "model.num_labels=3",
+        "data=digit",
+        "data=./no/such/folder",
+        "data.test_fraction=0.999",
+    ],
+)
+def test_overwrite_with_a_mistake_keeps_the_old_run(run: tuple[Path, dict[str, Any]], mistake: str) -> None:
+    before = contents(run[0])
+    refusal(recipe(mistake), run[0], overwrite=True)
+    assert contents(run[0]) == before
+
+
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_output_that_cannot_be_a_folder(tmp_path: Path, output: str) -> None:
+    (tmp_path / "file").write_text("x")
+    assert "file" in refusal(recipe(), tmp_path / output)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+# ---- a full disk ----
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0"),
+    RuntimeError("[enforce fail at inline_container.cc:858] . unexpected pos 64 vs 0"),
+]
+
+
+def fail_to_save(monkeypatch: pytest.MonkeyPatch, step: int, error: Exception) -> None:
+    """Let the checkpoint of this step break off in its first file."""
+    save = ImageTrainer._save_checkpoint
+
+    def broken(self: Any, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step == step:
+            folder = Path(self.args.output_dir) / f"checkpoint-{step}"
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").write_bytes(b"\x10\x00")
+            raise error
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(ImageTrainer, "_save_checkpoint", broken)
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:40])
+def test_a_full_disk_is_one_line_that_names_the_last_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, run: tuple[Path, dict[str, Any]], tmp_path: Path, error: Exception
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_to_save(patch, 10, error)
+        message = refusal(recipe(), tmp_path)
+    assert "no space left" in message
+    assert "--resume" in message
+    assert "checkpoint-5" in message
+    if error is FULL[0]:  # and that is true
+        train(recipe(), tmp_path, resume=True)
+        assert weights(tmp_path) == weights(run[0])
+
+
+def test_a_full_disk_before_the_first_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fail_to_save(monkeypatch, 5, FULL[0])
+    assert "no checkpoint was saved" in refusal(recipe(), tmp_path)
+
+
+def test_a_full_disk_at_the_very_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def write_text(self: Path, *_: Any, **__: Any) -> int:
+        raise FULL[0]
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    assert "no space left" in refusal(recipe(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EIO, "Input/output error")])
+def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception) -> None:
+    fail_to_save(monkeypatch, 5, error)
+    with pytest.raises(type(error)) as caught:
+        train(recipe(), tmp_path)
+    assert caught.value is error
+
+
+# ---- fine-tuning ----
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    train(recipe("epochs=1", "model.use_representation=true"), folder)
+    return folder
+
+
+FROZEN = ["training.learning_rate=1e-30", "training.weight_decay=0", "epochs=0.2"]  # what it starts from
+
+
+def start(tmp_path: Path, pretrained: Path, *overrides: str) -> dict[str, torch.Tensor]:
+    """Return the weights that fine-tuning starts from."""
+    without = [override for override in TINY if not override.startswith("model.")]
+    train(load_recipe("digits", [*without, f"model={pretrained}", *FROZEN, *overrides]), tmp_path / "tuned")
+    return load_file(tmp_path / "tuned/model.safetensors")
+
+
+def test_fine_tuning_keeps_what_fits(pretrained: Path, tmp_path: Path) -> None:
+    before = load_file(pretrained / "model.safetensors")
+    after = start(tmp_path, pretrained, "model.use_representation=false")
+    dropped = {"model.representation.weight", "model.representation.bias"}
+    assert set(before) - set(after) == dropped
+    for name, tensor in after.items():  # the head, too: the classes are the same
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_fine_tuning_on_other_classes_at_another_size(pretrained: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog", "owl"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(8):
+            image = Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+            image.save(tmp_path / "photos" / name / f"{index}.png")
+    before = load_file(pretrained / "model.safetensors")
+    data = f"data={tmp_path / 'photos'}"
+    after = start(tmp_path, pretrained, data, "model.image_size=16", "model.use_representation=false")
+    assert after["classifier.weight"].shape == (3, 32)
+    positions = "model.embeddings.position_embeddings"
+    assert (before[positions].shape, after[positions].shape) == ((1, 16, 32), (1, 64, 32))
+    assert after[positions].mean() == pytest.approx(before[positions].mean().item(), abs=1e-3)
+    assert torch.equal(after["model.encoder.experts.0.up_proj"], before["model.encoder.experts.0.up_proj"])
+    assert list(load_classifier(tmp_path / "tuned").config.id2label.values()) == ["cat", "dog", "owl"]
+
+
+def test_fine_tuning_that_does_not_fit(pretrained: Path, tmp_path: Path) -> None:
+    without = [override for override in TINY if not override.startswith("model.")]
+    for mistake, expected in (
+        ("model.hidden_size=64", "model.hidden_size=64"),
+        ("model.num_experts=8", "model.num_experts=8"),
+        ("model.pooling=cls", "model.pooling=cls"),
+        ("model.patch_size=4", "model.patch_size=4"),
+        ("model.hiden_size=3", "'hidden_size'"),
+    ):
+        chosen = load_recipe("digits", [*without, f"model={pretrained}", mistake])
+        assert expected in refusal(chosen, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
