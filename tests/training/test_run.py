@@ -459,10 +459,12 @@ def test_seconds_are_of_the_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert train(recipe(), tmp_path, resume=True)["seconds"] > 1000
 
 
-def test_a_moved_run_keeps_its_best_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [7, 15])
+def test_a_moved_run_keeps_its_best_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: int) -> None:
+    # before the last epoch, and after the last step, when nothing is left to save
     with monkeypatch.context() as patch:
-        validate_as(patch, [0.9, 0.1])
-        interrupted(patch, recipe("epochs=3"), tmp_path / "here", 7)
+        validate_as(patch, [0.9, 0.1, 0.2])
+        interrupted(patch, recipe("epochs=3"), tmp_path / "here", step)
     (tmp_path / "here").rename(tmp_path / "there")
     validate_as(monkeypatch, [0.2, 0.3])
     metrics = train(recipe("epochs=3"), tmp_path / "there", resume=True)

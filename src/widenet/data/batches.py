@@ -90,9 +90,9 @@ class TrainImages(Dataset):
             pixels = torch.from_numpy(images.pixels)
             pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # [n, 1 or 3, …]
             if pixels.shape[-2:] != (self.size, self.size):
-                pixels = tv.resize(
-                    pixels, [self.size, self.size], interpolation=tv.InterpolationMode.BICUBIC, antialias=True
-                )
+                # as the processor does: the shorter side fits, the middle is kept
+                bicubic = tv.InterpolationMode.BICUBIC
+                pixels = tv.center_crop(tv.resize(pixels, [self.size], bicubic, antialias=True), [self.size])
             self._pixels = pixels.contiguous()
 
     def __len__(self) -> int:

@@ -2,8 +2,7 @@
 
 A recipe has four sections: top level, ``data``, ``model`` and ``training``. ``key=value`` overrides use the
 dotted names (``training.epochs=3``, ``model.num_experts=8``); ``data=``, ``model=``, ``seed=`` and ``epochs=``
-are short for ``data.source``, ``model.name``, ``seed`` and ``training.epochs``. This module imports no
-PyTorch, so that listing recipes is instant.
+are short for ``data.source``, ``model.name``, ``seed`` and ``training.epochs``.
 """
 
 import json
