@@ -23,6 +23,8 @@ from widenet.training import run as run_module
 from widenet.training.trainer import Clock
 
 TINY = [
+    "model.image_size=8",
+    "model.patch_size=2",
     "model.hidden_size=32",
     "model.num_hidden_layers=2",
     "model.num_attention_heads=2",

@@ -29,7 +29,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[..., channel] += 150
             Image.fromarray(pixels).save(root / "data" / name / f"{index}.png")
     overrides = [
-        *("model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=2"),
+        *(
+            "model.image_size=8",
+            "model.patch_size=2",
+            "model.hidden_size=32",
+            "model.num_hidden_layers=2",
+            "model.num_attention_heads=2",
+        ),
         *("model.intermediate_size=32", "model.image_size=16", "model.patch_size=4", "training.warmup_epochs=0"),
         *("training.batch_size=8", "training.learning_rate=1e-2", "training.mixup=0", "epochs=12"),
     ]

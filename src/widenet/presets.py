@@ -87,7 +87,7 @@ def _small(depth: int, width: int, heads: int, hidden: int, **image: Any) -> dic
 
 _TINY = _small(12, 192, 3, 768, image_size=224, patch_size=16, num_labels=1000)
 _MINI = _small(6, 192, 6, 384, image_size=28, patch_size=7, num_labels=10)
-_DIGITS = _small(4, 96, 4, 192, image_size=16, patch_size=4, num_labels=10)
+_DIGITS = _small(4, 96, 4, 192, image_size=8, patch_size=2, num_labels=10)
 
 
 def _small_family(suffix: str, shape: dict[str, Any], last_blocks: list[int]) -> None:
@@ -98,7 +98,7 @@ def _small_family(suffix: str, shape: dict[str, Any], last_blocks: list[int]) ->
     _PRESETS[f"vit-moe-{suffix}"] = lambda: {**shape, **_DENSE, **moe}
 
 
-# Ours, for small machines: 224-pixel images, 28-pixel images, and the digits.
+# Ours, for small machines: 224-pixel images, 28-pixel images, and the 8-pixel digits.
 _small_family("ti16", _TINY, [10, 11])
 _small_family("mini", _MINI, [4, 5])
 _small_family("digits", _DIGITS, [2, 3])

@@ -21,6 +21,8 @@ from widenet.training.run import train
 from widenet.vision import WideNetForImageClassification
 
 TINY = [
+    "model.image_size=8",
+    "model.patch_size=2",
     "model.hidden_size=32",
     "model.num_hidden_layers=2",
     "model.num_attention_heads=2",
