@@ -195,6 +195,10 @@ def _train(
         highlight=False,
     )
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    if training.gradient_checkpointing:
+        # Renamed in transformers 5.23; Trainer's own argument has no name that fits both.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
     trainer = ImageTrainer(
         model=model,
         args=TrainingArguments(
@@ -204,8 +208,6 @@ def _train(
             per_device_eval_batch_size=training.eval_batch_size,
             gradient_accumulation_steps=training.gradient_accumulation_steps,
             max_grad_norm=training.max_grad_norm,
-            activation_checkpointing=training.gradient_checkpointing,
-            activation_checkpointing_kwargs={"use_reentrant": False},
             bf16=training.precision == "bf16",
             fp16=training.precision == "fp16",
             use_cpu=_on_cpu(recipe),
