@@ -27,7 +27,6 @@ train: $(STAMP)  ## train a WideNet and its two baselines on handwritten digits,
 	$(BIN)/widenet train digits --output $(RUNS)/digits --overwrite
 	$(BIN)/widenet train digits model=vit-digits --output $(RUNS)/digits-vit --overwrite
 	$(BIN)/widenet train digits model=vit-moe-digits --output $(RUNS)/digits-vit-moe --overwrite
-	$(BIN)/widenet report $(RUNS)/digits
 	$(BIN)/widenet compare $(RUNS)/digits $(RUNS)/digits-vit $(RUNS)/digits-vit-moe
 
 test: $(STAMP)  ## run the tests

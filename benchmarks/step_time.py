@@ -3,7 +3,8 @@
     python -m benchmarks.step_time                      widenet-b16 and vit-b16 shared with H = 8192
     python -m benchmarks.step_time --pair mini          the same for the small model, batch 128
 
-The twin has one attention and one dense feed-forward, as wide as the K experts that a token visits, for all
+The small twin pools as the WideNet does, so that both see 16 tokens; the large one keeps its [CLS], one in
+197. The twin has one attention and one dense feed-forward, as wide as the K experts that a token visits, for all
 blocks. The steps alternate, after a warm-up, and the ratio is the median of the ratios pair by pair, so that
 a machine whose speed drifts slows both. A step is a forward and a backward pass; the optimiser is the same
 code for both and left out.
@@ -21,7 +22,7 @@ import widenet
 # name: the WideNet, its twin and the twin's overrides, batch
 PAIRS = {
     "b16": ("widenet-b16", "vit-b16", {"intermediate_size": 8192}, 4),
-    "mini": ("widenet-mini", "vit-mini", {"intermediate_size": 768}, 128),
+    "mini": ("widenet-mini", "vit-mini", {"intermediate_size": 768, "pooling": "mean"}, 128),
 }
 
 

@@ -42,9 +42,6 @@ def main() -> None:
             raise
         print(f"widenet: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        print("widenet: interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
 
 
 @app.command()
@@ -91,6 +88,9 @@ def train(
         hint = f"the run is saved. To go on: {shlex.join(words)}" if last_checkpoint(folder) else "nothing was saved"
         print(f"interrupted; {hint}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    from widenet.analysis.report import write_report
+
+    write_report(folder)
     print(
         f"test accuracy {metrics['accuracy']:.2%} on {metrics['test_images']:,} images, "
         f"{metrics['parameters']:,} parameters, {metrics['seconds']:.0f} s; the run is in {folder}"
@@ -106,7 +106,7 @@ def evaluate(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Test a run on its data set's test part, or on other data (data=...)."""
+    """Test a run on its data set's test part, or on the test part of other data (data=...)."""
     _quiet()
     from widenet.training.evaluation import evaluate_run
 

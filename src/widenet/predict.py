@@ -29,7 +29,7 @@ def predict_images(
         run: run or model folder.
         images: image files.
         top: how many classes to return for each, at most the model's number of classes.
-        batch_size: images at once; the result does not depend on it.
+        batch_size: images at once; without an evaluation capacity the result does not depend on it.
 
     Raises:
         WideNetError: the run or an image cannot be read, or ``top`` is below 1.

@@ -127,15 +127,19 @@ def create_config(name: str, **overrides: Any) -> WideNetVisionConfig:
     return build_config(WideNetVisionConfig, {**fields, **overrides})
 
 
+def own_fields(config_class: type[WideNetConfig]) -> list[str]:
+    """Return the fields that this package adds to transformers' configuration."""
+    ours = [base for base in config_class.__mro__ if issubclass(base, WideNetConfig)]
+    return [field for base in ours for field in base.__annotations__]
+
+
 def build_config(config_class: type[WideNetVisionConfig], fields: dict[str, Any]) -> WideNetVisionConfig:
     """Build a configuration, turning every complaint about ``fields`` into one line.
 
     Raises:
         WideNetError: a field does not exist, or a value has the wrong type or is out of range.
     """
-    ours = [base for base in config_class.__mro__ if issubclass(base, WideNetConfig)]
-    allowed = [field for base in ours for field in base.__annotations__]
-    allowed += ["num_labels", "id2label", "label2id"]
+    allowed = [*own_fields(config_class), "num_labels", "id2label", "label2id"]
     for field in fields:
         if field not in allowed:
             raise unknown("config field", field, sorted(allowed))

@@ -35,8 +35,6 @@ class Row:
 _SHARED: dict[str, Any] = {"share_attention": True, "share_ffn": True}
 _SHARED_NORM: dict[str, Any] = {"share_norm": True}
 _NO_MOE: dict[str, Any] = {"moe_layers": "none"}
-# WideNet-B's 4096 is for its experts; without them its feed-forward is ViT-B's again.
-_NO_MOE_BASE: dict[str, Any] = {"moe_layers": "none", "intermediate_size": 3072}
 # The paper does not say which blocks of a ViT-MoE-H hold a mixture.
 _UNSHARED_HUGE: dict[str, Any] = {
     "share_attention": False,
@@ -55,7 +53,7 @@ PAPER_ROWS: tuple[Row, ...] = (
     Row("1", "WideNet-H", "widenet-h16", {}, "63M", 80.1),
     Row("3", "WideNet-B", "widenet-b16", {}, "29M", 77.5),
     Row("3", "WideNet-B, shared LayerNorm", "widenet-b16", _SHARED_NORM, "29M", 76.3),
-    Row("3", "WideNet-B, no MoE", "widenet-b16", _NO_MOE_BASE, "9M", None, "NaN in the paper: diverged"),
+    Row("3", "WideNet-B, no MoE", "widenet-b16", _NO_MOE, "9M", None, "NaN in the paper: diverged"),
     Row("3", "WideNet-B, no parameter sharing", "vit-moe-b16", {}, "128M", 77.9),
     Row("3", "WideNet-L", "widenet-l16", {}, "40M", 79.5),
     Row("3", "WideNet-L, shared LayerNorm", "widenet-l16", _SHARED_NORM, "40M", 78.3),

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from widenet.config import WideNetVisionConfig
 from widenet.errors import WideNetError
-from widenet.presets import build_config
+from widenet.presets import build_config, own_fields
 from widenet.vision import WideNetForImageClassification
 
 POSITIONS = "model.embeddings.position_embeddings"
@@ -94,8 +94,7 @@ def adapt_classifier(
     labels = dict(enumerate(class_names))
     fields = source.config.to_diff_dict()
     same_classes = fields.get("id2label") == labels or source.config.id2label == labels
-    for key in ("architectures", "model_type", "transformers_version", "dtype", "id2label", "label2id"):
-        fields.pop(key, None)
+    fields = {key: value for key, value in fields.items() if key in own_fields(WideNetVisionConfig)}
     names = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
     config = build_config(WideNetVisionConfig, {**fields, **names, **overrides})
     target = WideNetForImageClassification(config)

@@ -1,1 +1,1 @@
-"""Where training examples come from: images and text, read, checked and split."""
+"""Where training examples come from: images, read, checked and split."""

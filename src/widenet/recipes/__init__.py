@@ -63,7 +63,7 @@ class Augmentation(_Section):
     erase: Probability = 0.0  # probability that a random rectangle becomes noise
     crop_area: CropArea | None = None  # random-resized crop
     auto_augment: Annotated[str, Field(pattern=AUTO_AUGMENT)] | None = None  # timm's policy, e.g. rand-m9-mstd0.5
-    color_jitter: AtLeastZero = 0.0
+    color_jitter: AtLeastZero = 0.0  # timm leaves it out beside auto_augment
 
     @property
     def per_image(self) -> bool:

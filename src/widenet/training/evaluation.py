@@ -39,6 +39,8 @@ def evaluate_run(run: Path, overrides: list[str], output: Path | None = None) ->
         recipe = build_recipe(defaults, overrides)
     else:
         raise WideNetError(f"{run} records no data set (it has no recipe.yaml); name one with data=")
+    if recipe.training.device == "auto" and torch.accelerator.is_available():
+        model.to(torch.accelerator.current_accelerator())
     data = read_data(recipe)
     classes = list(model.config.id2label.values())
     if classes != data.class_names:
@@ -79,7 +81,8 @@ def evaluate_classifier(
     Args:
         model: in evaluation mode.
         images: what to test on.
-        batch_size: images at once; evaluation is dropless, so it does not change the result.
+        batch_size: images at once. Without an evaluation capacity it changes no image's result, only the
+            balance loss, a statistic of the batch.
         class_names: one per class, for the per-class accuracies.
 
     Returns:

@@ -35,6 +35,7 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+import widenet
 from widenet.analysis.counts import count
 from widenet.checkpoints.folder import adapt_classifier, load_classifier
 from widenet.data.batches import Collator, EvalImages, SeededBatches, TrainImages, make_processor
@@ -75,10 +76,13 @@ def train(
         Interrupted: SIGINT arrived; a checkpoint was saved.
     """
     console = console or Console(quiet=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise WideNetError("training in several processes is not supported yet; start one, without torchrun")
     checkpoint = _check_output(recipe, output, resume, overwrite)
     _check_model(recipe)
     if recipe.training.precision == "fp16" and _on_cpu(recipe):
-        raise WideNetError("training.precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
+        device = f"training.device={recipe.training.device}"
+        raise WideNetError(f"training.precision=fp16 needs a GPU ({device} here); use bf16 or fp32 on a CPU")
     set_seed(recipe.seed)
     data = read_data(recipe)
     model = _make_model(recipe, data)
@@ -99,7 +103,8 @@ def _check_output(recipe: Recipe, output: Path, resume: bool, overwrite: bool) -
         raise WideNetError("--resume and --overwrite exclude each other")
     if output.exists() and not output.is_dir():
         raise WideNetError(f"output {output} is a file, not a folder")
-    holds_run = (output / "recipe.yaml").exists()
+    # A folder of the user's own may hold a recipe.yaml, too; only a run has logs beside it.
+    holds_run = (output / "recipe.yaml").exists() and ((output / "logs").is_dir() or (output / "config.json").exists())
     if resume:
         if not holds_run:
             raise WideNetError(f"nothing to resume: {output} holds no run")
@@ -108,11 +113,24 @@ def _check_output(recipe: Recipe, output: Path, resume: bool, overwrite: bool) -
         if checkpoint is None:
             raise WideNetError(f"nothing to resume: {output} has no complete checkpoint; start anew with --overwrite")
         return checkpoint
+    if overwrite:
+        _check_inputs_survive(recipe, output)
     if holds_run and not overwrite:
         raise WideNetError(f"{output} already holds a run; add --resume to go on or --overwrite to replace it")
     if not holds_run and output.is_dir() and any(output.iterdir()):
         raise WideNetError(f"{output} is not empty and holds no run; choose another --output folder")
     return None
+
+
+def _check_inputs_survive(recipe: Recipe, output: Path) -> None:
+    """Refuse to replace a folder that holds what the run is to be made from, or the current folder."""
+    doomed = output.resolve()
+    for key, value in (("model", recipe.model.name), ("data", recipe.data.source), ("the current folder", ".")):
+        path = Path(value or "").expanduser().resolve()
+        if value and Path(value).expanduser().exists() and (path == doomed or doomed in path.parents):
+            raise WideNetError(
+                f"--overwrite would delete {output}, which holds {key} ({value}); choose another --output"
+            )
 
 
 def _same_recipe(recorded: Recipe, asked: Recipe, output: Path) -> None:
@@ -349,21 +367,20 @@ def _disk_is_full(error: BaseException | None) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("widenet", "torch", "transformers", "timm", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    packages = ("torch", "transformers", "timm", "numpy")
+    ours = {"python": platform.python_version(), "widenet": widenet.__version__}
+    return {**ours, **{name: version(name) for name in packages}}
 
 
 def _commit() -> str | None:
     """The commit of the source tree this package runs from, if it is one."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve()
+    answer = ""
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        # An installed package may lie inside some other repository: this file must be one of the commit's.
+        for question in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"]):
+            command = ["git", "-C", str(here.parent), *question]
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("WIDENET_COMMIT")
-    return answer.stdout.strip()
+        return None
+    return answer.strip()

@@ -29,8 +29,8 @@ class Meter:
         hard = labels.argmax(-1) if labels.dim() == 2 else labels
         self.batches += 1
         self.images += len(labels)
-        self.loss = self.loss + outputs.loss.detach()
-        self.balance_loss = self.balance_loss + outputs.balance_loss.detach()
+        self.loss = self.loss + outputs.loss.detach().mean()
+        self.balance_loss = self.balance_loss + outputs.balance_loss.detach().mean()
         self.correct = self.correct + (outputs.logits.detach().argmax(-1) == hard).sum()
 
     def means(self) -> dict[str, float]:
