@@ -732,3 +732,33 @@ def test_fine_tuning_that_does_not_fit(pretrained: Path, tmp_path: Path) -> None
         chosen = load_recipe("digits", [*without, f"model={pretrained}", mistake])
         assert expected in refusal(chosen, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+# ---- what must not happen ----
+
+
+def test_overwrite_does_not_delete_its_own_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(recipe(), tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    for override in (f"model={tmp_path / 'out'}", f"data={tmp_path / 'out' / 'logs'}"):
+        with pytest.raises(WideNetError, match="--overwrite would delete"):
+            train(recipe(override), tmp_path / "out", overwrite=True)
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(WideNetError, match="the current folder"):
+        train(recipe(), Path("."), overwrite=True)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+
+def test_a_folder_with_a_recipe_file_of_the_user_is_not_a_run(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe().dump(), encoding="utf-8")
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(WideNetError, match="holds no run"):
+        train(recipe(), tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(WideNetError, match="several processes"):
+        train(recipe(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
