@@ -288,8 +288,8 @@ class WideNetPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # The loss is a mean over the batch; Trainer must not rescale it by item counts it passes elsewhere.
     accepts_loss_kwargs = False
-    _no_split_modules = ["Attention", "FeedForward", "Experts"]  # noqa: RUF012
-    _keep_in_fp32_modules_strict = ["routers"]  # noqa: RUF012
+    _no_split_modules = ["Attention", "FeedForward", "Experts"]  # noqa: RUF012 (transformers' own type)
+    _keep_in_fp32_modules_strict = ["routers"]  # noqa: RUF012 (transformers' own type)
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
