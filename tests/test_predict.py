@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from widenet.checkpoints.folder import load_classifier, load_processor
+from widenet.checkpoints.folder import load_model, load_processor
 from widenet.errors import WideNetError
 from widenet.predict import predict_images
 from widenet.recipes import load_recipe
 from widenet.training.run import train
+from widenet.vision import WideNetForImageClassification
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_what_was_learnt_is_predicted(run: Path) -> None:
 
 
 def test_probabilities_are_the_model_s(run: Path, images: list[Path]) -> None:
-    model, processor = load_classifier(run).eval(), load_processor(run)
+    model, processor = load_model(run, WideNetForImageClassification).eval(), load_processor(run)
     names = list(model.config.id2label.values())
     for prediction, path in zip(predict_images(run, images), images, strict=True):
         with torch.no_grad():

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from widenet.checkpoints.folder import load_classifier, load_processor
+from widenet.checkpoints.folder import load_model, load_processor
 from widenet.data.images import open_image
 from widenet.errors import WideNetError
+from widenet.vision import WideNetForImageClassification
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def predict_images(
     """
     if top < 1:
         raise WideNetError(f"top={top} must be at least 1")
-    model, processor = load_classifier(run).eval(), load_processor(run)
+    model, processor = load_model(run, WideNetForImageClassification).eval(), load_processor(run)
     names = model.config.id2label
     found = []
     for start in range(0, len(images), batch_size):

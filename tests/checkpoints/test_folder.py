@@ -12,7 +12,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from transformers import ViTImageProcessor
 from transformers.utils import logging
 
-from widenet.checkpoints.folder import adapt_classifier, load_classifier, load_processor
+from widenet.checkpoints.folder import adapt_classifier, load_model, load_processor
 from widenet.errors import WideNetError
 from widenet.presets import create_config, create_model
 from widenet.vision import WideNetForImageClassification
@@ -39,6 +39,10 @@ def folder(tmp_path: Path) -> Path:
     small_model().save_pretrained(place)
     ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(place)
     return place
+
+
+def load_classifier(folder: str | Path) -> WideNetForImageClassification:
+    return load_model(folder, WideNetForImageClassification)
 
 
 def edit_config(**fields: Any) -> Callable[[Path], None]:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from widenet.data.batches import EvalImages, make_processor
+from widenet.data.batches import make_processor
 from widenet.data.images import ArrayImages, ImageData, ImageSet, load_images
 from widenet.errors import WideNetError
 from widenet.presets import create_config
 from widenet.recipes import load_recipe
-from widenet.training.evaluation import evaluate_classifier, evaluate_run
+from widenet.training.evaluation import evaluate_run
 from widenet.training.run import train
+from widenet.training.tasks.images import ImageClassification
 from widenet.vision import WideNetForImageClassification
 
 TINY = [
@@ -182,7 +183,7 @@ def test_damaged_files_are_named(copy: Path, name: str, content: bytes) -> None:
 # ---- the numbers, by hand ----
 
 
-def constant_classifier(**fields: Any) -> tuple[WideNetForImageClassification, EvalImages]:
+def constant_classifier(batch_size: int = 10, **fields: Any) -> ImageClassification:
     """A model that answers logits 2, 1, 0, 0, 0, 0 whatever it sees, and ten images to see."""
     config = create_config("widenet-digits", num_labels=6, num_experts=4, **fields)
     torch.manual_seed(0)
@@ -192,12 +193,13 @@ def constant_classifier(**fields: Any) -> tuple[WideNetForImageClassification, E
     pixels = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
     images = ArrayImages(pixels, np.array([0, 0, 0, 0, 1, 1, 1, 2, 5, 5]))
     data = ImageData(images, images, images, list("abcdef"), (0.5,) * 3, (0.5,) * 3, {})
-    return model, EvalImages(images, make_processor(config, data))
+    recipe = load_recipe("digits", [f"training.eval_batch_size={batch_size}"])
+    return ImageClassification(recipe, data, model, make_processor(config, data))
 
 
 @pytest.mark.parametrize("batch_size", [3, 10, 64])
 def test_metrics_by_hand(batch_size: int) -> None:
-    found = evaluate_classifier(*constant_classifier(), batch_size, list("abcdef"))
+    found = constant_classifier(batch_size).test()
     assert found["accuracy"] == 0.4  # four of the ten are of class a
     # no images of d and e; every image of class a is right, and none of the others
     assert found["class_accuracy"] == {"a": 1.0, "b": 0.0, "c": 0.0, "f": 0.0}
@@ -215,32 +217,42 @@ def test_metrics_by_hand(batch_size: int) -> None:
 
 
 def test_top5_counts_the_five_best() -> None:
-    model, images = constant_classifier()
-    model.classifier.bias.data = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    task = constant_classifier(4)
+    task.model.classifier.bias.data = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
     # all but the two images of class f, which is the sixth
-    assert evaluate_classifier(model, images, 4, list("abcdef"))["top5_accuracy"] == 0.8
+    assert task.test()["top5_accuracy"] == 0.8
 
 
 def test_balance_loss_is_that_of_the_model() -> None:
-    model, images = constant_classifier()
-    batch = images.__getitems__(list(range(10)))
+    task = constant_classifier()
+    pixels = task.processor([task.data.test.image(index) for index in range(10)], return_tensors="pt")
     with torch.no_grad():
-        expected = model(batch["pixel_values"]).balance_loss.item() / 4
-    assert evaluate_classifier(model, images, 10, list("abcdef"))["balance_loss"] == pytest.approx(expected)
+        expected = task.model(pixels["pixel_values"]).balance_loss.item() / 4
+    assert task.test()["balance_loss"] == pytest.approx(expected)
 
 
 def test_dense_blocks_have_no_load() -> None:
-    found = evaluate_classifier(*constant_classifier(moe_layers=[2]), 10, list("abcdef"))
+    found = constant_classifier(moe_layers=[2]).test()
     assert [shares is None for shares in found["expert_load"]] == [True, True, False, True]
-    found = evaluate_classifier(*constant_classifier(moe_layers="none"), 10, list("abcdef"))
+    found = constant_classifier(moe_layers="none").test()
     assert found["expert_load"] == [None] * 4
     assert found["balance_loss"] is None
 
 
 def test_few_classes_have_no_top5() -> None:
-    model, images = constant_classifier()
-    config = create_config("widenet-digits", num_labels=3)
-    small = WideNetForImageClassification(config).eval()
-    images.images.labels[:] = 1
-    assert "top5_accuracy" not in evaluate_classifier(small, images, 10, list("abc"))
-    assert model.config.num_labels == 6
+    task = constant_classifier()
+    task.model = WideNetForImageClassification(create_config("widenet-digits", num_labels=3))
+    task.data.class_names[:] = "abc"
+    task.data.test.labels[:] = 1
+    assert "top5_accuracy" not in task.test()
+
+
+def test_validation_by_hand() -> None:
+    task = constant_classifier(batch_size=3)
+    found = task.validate()
+    surprise = math.log(math.exp(2) + math.exp(1) + 4) - 11 / 10  # as in the test above
+    assert found["accuracy"] == 0.4
+    assert found["cross_entropy"] == pytest.approx(surprise)
+    assert found["selection"] == pytest.approx(0.4 - 1e-4 * surprise)
+    # four routing operations, each about balanced, and λ = 0.01
+    assert found["loss"] - surprise == pytest.approx(0.01 * 4, rel=0.5)

@@ -19,15 +19,17 @@ from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from widenet.checkpoints.folder import load_classifier
+from widenet.checkpoints.folder import load_model
 from widenet.data.images import ArrayImages
 from widenet.errors import WideNetError
 from widenet.recipes import Recipe, load_recipe
-from widenet.training import run as run_module
 from widenet.training.folder import last_checkpoint
 from widenet.training.progress import ProgressLine
 from widenet.training.run import Interrupted, train
-from widenet.training.trainer import Clock, ImageTrainer
+from widenet.training.tasks import images as images_module
+from widenet.training.tasks.images import ImageClassification
+from widenet.training.trainer import Clock, TaskTrainer
+from widenet.vision import WideNetForImageClassification
 
 # 5 steps an epoch; every kind of randomness that a step can have
 IMAGE = ["model.image_size=8", "model.patch_size=2"]
@@ -127,6 +129,7 @@ def test_metrics_are_complete_and_consistent(run: tuple[Path, dict[str, Any]]) -
     assert metrics == json.loads(json.dumps(returned))
     assert set(metrics) >= {
         "recipe",
+        "task",
         "model",
         "accuracy",
         "top5_accuracy",
@@ -216,20 +219,20 @@ class Guarded(ArrayImages):
 
 
 def test_test_images_are_not_looked_at_before_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = run_module.read_data(recipe())
+    data = images_module._read(recipe())
     assert isinstance(data.test, ArrayImages)
     assert isinstance(data.validation, ArrayImages)
     test, validation = Guarded(data.test, shut=True), Guarded(data.validation)
-    monkeypatch.setattr(run_module, "read_data", lambda _: replace(data, test=test, validation=validation))
-    evaluate, steps_done = run_module.evaluate_classifier, []
+    monkeypatch.setattr(images_module, "_read", lambda _: replace(data, test=test, validation=validation))
+    evaluate, steps_done = ImageClassification.test, []
 
-    def evaluate_at_last(model: Any, images: Any, *rest: Any) -> dict[str, Any]:
-        assert images.images is test
+    def evaluate_at_last(task: ImageClassification) -> dict[str, Any]:
+        assert task.data.test is test
         steps_done.append((last_checkpoint(tmp_path / "out") or Path()).name)
         test.shut = False
-        return evaluate(model, images, *rest)
+        return evaluate(task)
 
-    monkeypatch.setattr(run_module, "evaluate_classifier", evaluate_at_last)
+    monkeypatch.setattr(ImageClassification, "test", evaluate_at_last)
     train(recipe(), tmp_path / "out")
     assert steps_done == ["checkpoint-10"]
     assert test.seen.tolist() == [1] * 359
@@ -238,19 +241,13 @@ def test_test_images_are_not_looked_at_before_the_end(monkeypatch: pytest.Monkey
 
 def validate_as(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> None:
     """Let validation find these accuracies, epoch by epoch."""
-    make = ImageTrainer.__init__
+    given = iter(accuracies)
 
-    def made(self: Any, *args: Any, **kwargs: Any) -> None:
-        make(self, *args, **kwargs)
-        given = iter(accuracies)
+    def validate(_: Any) -> dict[str, float]:
+        value = next(given)
+        return {"accuracy": value, "selection": value}
 
-        def metrics(_: Any) -> dict[str, float]:
-            value = next(given)
-            return {"accuracy": value, self.args.metric_for_best_model: value}
-
-        self.compute_metrics = metrics
-
-    monkeypatch.setattr(ImageTrainer, "__init__", made)
+    monkeypatch.setattr(ImageClassification, "validate", validate)
 
 
 def test_validation_picks_the_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -624,7 +621,7 @@ FULL = [
 
 def fail_to_save(monkeypatch: pytest.MonkeyPatch, step: int, error: Exception) -> None:
     """Let the checkpoint of this step break off in its first file."""
-    save = ImageTrainer._save_checkpoint
+    save = TaskTrainer._save_checkpoint
 
     def broken(self: Any, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step == step:
@@ -634,7 +631,7 @@ def fail_to_save(monkeypatch: pytest.MonkeyPatch, step: int, error: Exception) -
             raise error
         save(self, *args, **kwargs)
 
-    monkeypatch.setattr(ImageTrainer, "_save_checkpoint", broken)
+    monkeypatch.setattr(TaskTrainer, "_save_checkpoint", broken)
 
 
 @pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:40])
@@ -717,7 +714,11 @@ def test_fine_tuning_on_other_classes_at_another_size(pretrained: Path, tmp_path
     assert (before[positions].shape, after[positions].shape) == ((1, 16, 32), (1, 64, 32))
     assert after[positions].mean() == pytest.approx(before[positions].mean().item(), abs=1e-3)
     assert torch.equal(after["model.encoder.experts.0.up_proj"], before["model.encoder.experts.0.up_proj"])
-    assert list(load_classifier(tmp_path / "tuned").config.id2label.values()) == ["cat", "dog", "owl"]
+    assert list(load_model(tmp_path / "tuned", WideNetForImageClassification).config.id2label.values()) == [
+        "cat",
+        "dog",
+        "owl",
+    ]
 
 
 def test_fine_tuning_that_does_not_fit(pretrained: Path, tmp_path: Path) -> None:

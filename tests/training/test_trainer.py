@@ -155,20 +155,24 @@ def test_warm_up_longer_than_training() -> None:
 # ---- meters ----
 
 
-def outputs(loss: float, balance: float, logits: list[list[float]]) -> SimpleNamespace:
-    tensors = torch.tensor(loss, requires_grad=True), torch.tensor(balance), torch.tensor(logits)
-    return SimpleNamespace(loss=tensors[0], balance_loss=tensors[1], logits=tensors[2])
+def outputs(loss: float, balance: float) -> SimpleNamespace:
+    return SimpleNamespace(loss=torch.tensor(loss, requires_grad=True), balance_loss=torch.tensor(balance))
 
 
 def test_meter_means() -> None:
     meter = Meter()
     assert meter.means() == {}
-    # two images, one right; then, with soft labels, one image, right
-    meter.update(outputs(2.0, 4.0, [[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
-    meter.update(outputs(1.0, 5.0, [[0.0, 1.0]]), torch.tensor([[0.4, 0.6]]))
+    meter.update(outputs(2.0, 4.0), torch.tensor(1), 2)
+    meter.update(outputs(1.0, 5.0), torch.tensor(1), 1)
     assert meter.means() == pytest.approx({"loss": 1.5, "balance_loss": 4.5, "accuracy": 2 / 3})
     assert isinstance(meter.loss, torch.Tensor)
     assert not meter.loss.requires_grad  # or every batch's graph would be kept
+
+
+def test_meter_without_predictions_has_no_accuracy() -> None:
+    meter = Meter()
+    meter.update(outputs(2.0, 4.0), torch.tensor(0), 0)
+    assert meter.means() == {"loss": 2.0, "balance_loss": 4.0}
 
 
 class FakeTime:

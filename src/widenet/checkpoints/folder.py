@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -12,41 +12,35 @@ from transformers import ViTImageProcessor
 from transformers.utils import logging
 
 from widenet.config import WideNetVisionConfig
+from widenet.encoder import WideNetPreTrainedModel
 from widenet.errors import WideNetError
 from widenet.presets import build_config, own_fields
 from widenet.vision import WideNetForImageClassification
 
+HEADS: dict[str, type[WideNetPreTrainedModel]] = {"image-classification": WideNetForImageClassification}
 POSITIONS = "model.embeddings.position_embeddings"
 
 
-def load_classifier(folder: str | Path) -> WideNetForImageClassification:
-    """Load an image classifier from a run or model folder.
+Model = TypeVar("Model", bound=WideNetPreTrainedModel)
+
+
+def load_model(folder: str | Path, model_class: type[Model], fresh: tuple[str, ...] = ()) -> Model:
+    """Load a model from a run or model folder.
+
+    Args:
+        folder: in Hugging Face format.
+        model_class: the class with the head that is wanted.
+        fresh: beginnings of the names of weights that may be missing, and are then initialised.
 
     Raises:
         WideNetError: the folder is missing, incomplete, damaged or holds another architecture.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise WideNetError(f"model folder {folder} does not exist")
-    try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model_type = described.get("model_type")
-    except FileNotFoundError as error:
-        raise WideNetError(f"{folder} is not a model folder: it has no config.json") from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise WideNetError(f"{folder}/config.json cannot be read: {error}") from error
-    if model_type != WideNetVisionConfig.model_type:
-        raise WideNetError(
-            f"{folder} holds a {model_type!r} model, not a WideNet image model ({WideNetVisionConfig.model_type!r})"
-        )
-    if not any(folder.glob("model*.safetensors")):
-        raise WideNetError(f"{folder} is incomplete: it has no model.safetensors")
+    _describe(folder, model_class.config_class.model_type)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what does not fit becomes an exception here, not a table on the terminal
     try:
-        loaded: Any = WideNetForImageClassification.from_pretrained(
-            folder, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        loaded: Any = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     except (SafetensorError, StrictDataclassError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise WideNetError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     finally:
@@ -56,9 +50,41 @@ def load_classifier(folder: str | Path) -> WideNetForImageClassification:
         raise WideNetError(
             f"{folder} is damaged: {key} has the shape {[*stored]}, but config.json asks for {[*expected]}"
         )
-    if info["missing_keys"]:
-        raise WideNetError(f"{folder} is incomplete: it lacks the weights {', '.join(sorted(info['missing_keys']))}")
+    if missing := sorted(key for key in info["missing_keys"] if not key.startswith(fresh or ("\0",))):
+        raise WideNetError(f"{folder} is incomplete: it lacks the weights {', '.join(missing)}")
     return model
+
+
+def task_of(folder: Path) -> str:
+    """Return the task that the model in a folder was made for, by its class.
+
+    Raises:
+        WideNetError: the folder is missing or damaged, or holds no model of ours with a head.
+    """
+    names = _describe(folder, *{model_class.config_class.model_type for model_class in HEADS.values()})
+    name = (names.get("architectures") or ["no class"])[0]
+    tasks = {model_class.__name__: task for task, model_class in HEADS.items()}
+    if name not in tasks:
+        raise WideNetError(f"{folder}/config.json names {name}; models for a task are {', '.join(tasks)}")
+    return tasks[name]
+
+
+def _describe(folder: Path, *model_types: str) -> dict[str, Any]:
+    """Return a model folder's ``config.json``, if it is one of these types and there are weights beside it."""
+    if not folder.is_dir():
+        raise WideNetError(f"model folder {folder} does not exist")
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model_type = described.get("model_type")
+    except FileNotFoundError as error:
+        raise WideNetError(f"{folder} is not a model folder: it has no config.json") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise WideNetError(f"{folder}/config.json cannot be read: {error}") from error
+    if model_type not in model_types:
+        raise WideNetError(f"{folder} holds a {model_type!r} model, not a {' or '.join(map(repr, model_types))} one")
+    if not any(folder.glob("model*.safetensors")):
+        raise WideNetError(f"{folder} is incomplete: it has no model.safetensors")
+    return described
 
 
 def load_processor(run: str | Path) -> ViTImageProcessor:

@@ -24,9 +24,14 @@ from transformers import ViTImageProcessor
 
 from widenet.config import WideNetVisionConfig
 from widenet.data.images import ArrayImages, ImageData, ImageSet
-from widenet.recipes import Augmentation, TrainingSection
+from widenet.recipes import Augmentation, ImageTrainingSection
 
 Batch = dict[str, Tensor]
+
+
+def as_is(batch: Any) -> Any:
+    """The collator of datasets that return whole batches."""
+    return batch
 
 
 def make_processor(config: WideNetVisionConfig, data: ImageData, crop_fraction: float = 1.0) -> ViTImageProcessor:
@@ -148,16 +153,16 @@ def _erase(x: Tensor, probability: float) -> Tensor:
 
 
 class Collator:
-    """Pass a whole batch through; in training, mix images and soften labels with timm's Mixup."""
+    """Mix the images of a training batch and soften its labels, with timm's Mixup."""
 
-    def __init__(self, training: TrainingSection | None = None, num_labels: int = 0) -> None:
+    def __init__(self, training: ImageTrainingSection, num_labels: int) -> None:
         self.num_labels = num_labels
-        self.smoothing = training.label_smoothing if training else 0.0
+        self.smoothing = training.label_smoothing
         self.mixup: Mixup | None = None
-        if training and (training.mixup or training.cutmix):
+        if training.mixup or training.cutmix:
             self.mixup = Mixup(training.mixup, training.cutmix, num_classes=num_labels, label_smoothing=self.smoothing)
 
-    def __call__(self, batch: Any) -> Batch:
+    def __call__(self, batch: Batch) -> Batch:
         """Return the batch; with mixup or label smoothing, labels become [N, num_labels] probabilities."""
         pixels, labels = batch["pixel_values"], batch["labels"]
         if self.mixup is not None:

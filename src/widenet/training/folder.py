@@ -7,25 +7,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from widenet.data.images import ImageData, load_images
 from widenet.errors import WideNetError
 from widenet.recipes import Recipe, build_recipe, parse_yaml
-
-
-def read_data(recipe: Recipe) -> ImageData:
-    """Load the data set a recipe names, split as it says."""
-    section = recipe.data
-    if section.source is None:
-        raise WideNetError(f"recipe {recipe.name} needs data=: a folder with one sub-folder of images per class")
-    return load_images(
-        section.source,
-        validation_fraction=section.validation_fraction,
-        test_fraction=section.test_fraction,
-        split_seed=section.split_seed,
-        cache_dir=section.cache_dir,
-        check_files=section.check_files,
-        skip_bad_files=section.skip_bad_files,
-    )
 
 
 def read_recipe(run: Path, overrides: list[str] | None = None) -> Recipe:

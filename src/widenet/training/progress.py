@@ -7,16 +7,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from widenet.training.trainer import Meter
+from widenet.training.trainer import TaskTrainer
 
 
 class ProgressLine(TrainerCallback):
-    """A bar with loss, balance loss, accuracy, images/s and time left; a plain line per evaluation."""
+    """A bar with loss, balance loss, accuracy, speed and time left; a plain line per evaluation."""
 
-    def __init__(self, console: Console, meter: Any) -> None:
-        """``meter`` is a function that returns the trainer's current :class:`Meter`."""
+    def __init__(self, console: Console, trainer: TaskTrainer) -> None:
         self.console = console
-        self.meter = meter
+        self.trainer = trainer
         self.started = 0.0
         self.first_step = 0
         self.train: dict[str, float] = {}
@@ -45,11 +44,12 @@ class ProgressLine(TrainerCallback):
     ) -> None:
         if self.bar.disable or (state.global_step % 10 and state.global_step < state.max_steps):
             return
-        meter: Meter = self.meter()
         steps = state.global_step - self.first_step
         speed = steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         speed /= time.perf_counter() - self.started
-        numbers = f"{format_numbers(meter.means() or self.train)}  {speed:,.0f} images/s"
+        numbers = (
+            f"{format_numbers(self.trainer.meter.means() or self.train)}  {speed:,.0f} {self.trainer.task.unit}/s"
+        )
         epoch = f"{state.epoch or 0:.1f}/{args.num_train_epochs:g}"
         self.bar.update(self.task, completed=state.global_step, epoch=epoch, numbers=numbers)
 
@@ -72,11 +72,12 @@ class ProgressLine(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if metrics and state.is_world_process_zero and "eval_accuracy" in metrics:
+        if metrics and state.is_world_process_zero:
             elapsed = time.perf_counter() - self.started
+            found = {key: metrics[f"eval_{key}"] for key in self.trainer.task.headline}
             self.console.print(
                 f"epoch {state.epoch or 0:5.1f}  {format_numbers(self.train)}  "
-                f"validation accuracy {metrics['eval_accuracy']:.2%}  {elapsed:.0f} s",
+                f"validation {format_metrics(found)}  {elapsed:.0f} s",
                 highlight=False,
             )
 
@@ -90,4 +91,18 @@ def format_numbers(means: dict[str, float]) -> str:
     """Return ``loss 0.512  balance 4.02  train accuracy 91.2 %`` for what there is."""
     if not means:
         return ""
-    return f"loss {means['loss']:.3f}  balance {means['balance_loss']:.2f}  train accuracy {means['accuracy']:.1%}"
+    accuracy = f"  train accuracy {means['accuracy']:.1%}" if "accuracy" in means else ""
+    return f"loss {means['loss']:.3f}  balance {means['balance_loss']:.2f}{accuracy}"
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    """Return ``accuracy 91.20%`` or ``mlm loss 3.210  mlm accuracy 40.10%``: losses plain, shares in percent."""
+    return "  ".join(
+        f"{name.replace('_', ' ')} {value:.3f}" if is_plain(name) else f"{name.replace('_', ' ')} {value:.2%}"
+        for name, value in metrics.items()
+    )
+
+
+def is_plain(name: str) -> bool:
+    """Whether a metric is a number of its own rather than a share of all."""
+    return name.endswith(("loss", "pearson", "spearman", "error"))

@@ -1,6 +1,6 @@
 """A recipe becomes a run folder: train, keep the best checkpoint, test, record.
 
-A run folder holds the model in Hugging Face format, the image processor, ``recipe.yaml`` with every value
+A run folder holds the model in Hugging Face format, the image processor or tokenizer, ``recipe.yaml`` with every value
 in force, ``metrics.json``, TensorBoard logs in ``logs/`` and resumable ``checkpoints/``.
 """
 
@@ -18,14 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     EarlyStoppingCallback,
-    EvalPrediction,
     PrinterCallback,
     TrainerCallback,
     TrainerControl,
@@ -37,17 +35,12 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 import widenet
 from widenet.analysis.counts import count
-from widenet.checkpoints.folder import adapt_classifier, load_classifier
-from widenet.data.batches import Collator, EvalImages, SeededBatches, TrainImages, make_processor
-from widenet.data.images import ImageData
-from widenet.errors import WideNetError, unknown
-from widenet.presets import create_config, list_models
+from widenet.errors import WideNetError
 from widenet.recipes import Recipe
-from widenet.training.evaluation import evaluate_classifier
-from widenet.training.folder import last_checkpoint, read_data, read_recipe, relocate, write_json
+from widenet.training.folder import last_checkpoint, read_recipe, relocate, write_json
 from widenet.training.progress import ProgressLine
-from widenet.training.trainer import ImageTrainer
-from widenet.vision import WideNetForImageClassification
+from widenet.training.tasks import TASKS, Task
+from widenet.training.trainer import TaskTrainer
 
 
 class Interrupted(Exception):
@@ -79,16 +72,21 @@ def train(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise WideNetError("training in several processes is not supported yet; start one, without torchrun")
     checkpoint = _check_output(recipe, output, resume, overwrite)
-    _check_model(recipe)
+    task_class = TASKS[recipe.task]
+    if recipe.model.name is None:
+        raise WideNetError(f"recipe {recipe.name} needs model=: the folder of a pretrained model")
+    task_class.check(recipe)
     if recipe.training.precision == "fp16" and _on_cpu(recipe):
         device = f"training.device={recipe.training.device}"
         raise WideNetError(f"training.precision=fp16 needs a GPU ({device} here); use bf16 or fp32 on a CPU")
     set_seed(recipe.seed)
-    data = read_data(recipe)
-    model = _make_model(recipe, data)
+    if recipe.data.source is None:
+        kind = "text" if recipe.text else "a folder with one sub-folder of images per class"
+        raise WideNetError(f"recipe {recipe.name} needs data=: {kind}")
+    task = task_class.start(recipe)
     try:
         _prepare(output, overwrite, recipe)
-        return _train(recipe, data, model, output, checkpoint, console)
+        return _train(task, output, checkpoint, console)
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _disk_is_full(error):
             raise
@@ -149,35 +147,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_model(recipe: Recipe) -> None:
-    """Find a mistake in the model's part of a recipe before the data are read."""
-    name, overrides = recipe.model.name, recipe.model.overrides
-    if name is None:
-        raise WideNetError(f"recipe {recipe.name} needs model=: the folder of a pretrained model")
-    for key in ("num_labels", "id2label", "label2id"):
-        if key in overrides:
-            raise WideNetError(f"model.{key} follows from the data; leave it out")
-    if overrides.get("num_channels", 3) != 3:
-        raise WideNetError(f"model.num_channels={overrides['num_channels']}: images are read as RGB, so it must be 3")
-    if name in list_models():
-        create_config(name, **overrides)
-    elif Path(name).expanduser().is_dir() or any(mark in name for mark in "./\\~"):
-        load_classifier(Path(name).expanduser())
-    else:
-        raise unknown("preset", name, list_models())
-
-
 def _on_cpu(recipe: Recipe) -> bool:
     return recipe.training.device == "cpu" or not torch.accelerator.is_available()
-
-
-def _make_model(recipe: Recipe, data: ImageData) -> WideNetForImageClassification:
-    name, overrides = str(recipe.model.name), recipe.model.overrides
-    if name in list_models():
-        labels = dict(enumerate(data.class_names))
-        names = {"id2label": labels, "label2id": {label: index for index, label in labels.items()}}
-        return WideNetForImageClassification(create_config(name, **names, **overrides))
-    return adapt_classifier(load_classifier(Path(name).expanduser()), data.class_names, overrides)
 
 
 def _prepare(output: Path, overwrite: bool, recipe: Recipe) -> None:
@@ -192,24 +163,17 @@ def _prepare(output: Path, overwrite: bool, recipe: Recipe) -> None:
         raise WideNetError(f"output folder {output} cannot be written: {error}") from error
 
 
-def _train(
-    recipe: Recipe,
-    data: ImageData,
-    model: WideNetForImageClassification,
-    output: Path,
-    checkpoint: Path | None,
-    console: Console,
-) -> dict[str, Any]:
+def _train(task: Task, output: Path, checkpoint: Path | None, console: Console) -> dict[str, Any]:
+    recipe, model, sizes = task.recipe, task.model, task.split["sizes"]
     training = recipe.training
-    processor = make_processor(model.config, data, recipe.data.crop_fraction)
     # An even batch (mixup pairs images), never larger than the set.
-    batch_size = max(2, min(training.batch_size, len(data.train)) // 2 * 2)
+    batch_size = max(2, min(training.batch_size, sizes["train"]) // 2 * 2)
     stop = _StopOnInterrupt()
     writer = SummaryWriter(str(output / "logs"))
     counts = count(model.config)
     console.print(
-        f"{recipe.name}: {recipe.model.name}, {counts.parameters:,} parameters, "
-        f"{len(data.train):,} images to train on, {len(data.validation):,} to validate, {len(data.test):,} to test",
+        f"{recipe.name}: {recipe.model.name}, {counts.parameters:,} parameters, {sizes['train']:,} {task.unit} "
+        f"to train on, {sizes['validation']:,} to validate, {sizes['test']:,} to test",
         highlight=False,
     )
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
@@ -217,22 +181,26 @@ def _train(
         # Renamed in transformers 5.23; Trainer's own argument has no name that fits both.
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
-    trainer = ImageTrainer(
-        model=model,
+    how_often = "steps" if training.eval_steps else "epoch"
+    trainer = TaskTrainer(
+        task,
         args=TrainingArguments(
             output_dir=str(output / "checkpoints"),
             num_train_epochs=training.epochs,
+            max_steps=training.max_steps or -1,
             per_device_train_batch_size=batch_size,
-            per_device_eval_batch_size=training.eval_batch_size,
             gradient_accumulation_steps=training.gradient_accumulation_steps,
             max_grad_norm=training.max_grad_norm,
             bf16=training.precision == "bf16",
             fp16=training.precision == "fp16",
             use_cpu=_on_cpu(recipe),
             seed=recipe.seed,
-            eval_strategy="epoch",
-            save_strategy="epoch",
-            logging_strategy="epoch",
+            eval_strategy=how_often,
+            save_strategy=how_often,
+            logging_strategy=how_often,
+            eval_steps=training.eval_steps or None,
+            save_steps=training.eval_steps or 500,
+            logging_steps=training.eval_steps or 500,
             save_total_limit=training.save_total_limit,
             load_best_model_at_end=True,
             metric_for_best_model="selection",
@@ -241,24 +209,14 @@ def _train(
             dataloader_num_workers=recipe.data.num_workers,
             dataloader_persistent_workers=recipe.data.num_workers > 0,
             remove_unused_columns=False,
-            label_names=["labels"],
             disable_tqdm=True,
             report_to="none",
             log_level="error",
         ),
-        train_dataset=SeededBatches(
-            TrainImages(data.train, processor, recipe.data.augment),
-            Collator(training, len(data.class_names)),
-            recipe.seed,
-        ),
-        eval_dataset=EvalImages(data.validation, processor),
-        data_collator=Collator(),
-        recipe=training,
-        compute_metrics=_validation_metrics,
-        preprocess_logits_for_metrics=_right_and_surprise,
+        eval_dataset=task.train_batches,  # never read: the task validates
         callbacks=[stop, TensorBoardCallback(writer)],
     )
-    trainer.add_callback(ProgressLine(console, lambda: trainer.meter))
+    trainer.add_callback(ProgressLine(console, trainer))
     trainer.remove_callback(PrinterCallback)
     if training.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(training.early_stopping_patience))
@@ -271,17 +229,18 @@ def _train(
     if stop.requested:
         raise Interrupted
 
-    model.eval()
-    tested = evaluate_classifier(model, EvalImages(data.test, processor), training.eval_batch_size, data.class_names)
+    tested = task.test()
     model.save_pretrained(output)
-    processor.save_pretrained(output)
+    task.save_processor(output)
+    task.write_predictions(output)
     history = [entry for entry in trainer.state.log_history if "eval_selection" in entry]
     best = next(entry for entry in history if entry["eval_selection"] == trainer.state.best_metric)
     metrics = {
         "recipe": recipe.name,
+        "task": recipe.task,
         "model": recipe.model.name,
         **tested,
-        "validation_accuracy": best["eval_accuracy"],
+        **{f"validation_{key}": best[f"eval_{key}"] for key in task.headline},
         "parameters": counts.parameters,
         "active_parameters": counts.active_parameters,
         "flops": counts.flops,
@@ -292,28 +251,12 @@ def _train(
         "seconds": round(seconds, 2),
         "outside_step_fraction": round(trainer.clock.outside_fraction, 4),
         "seed": recipe.seed,
-        "split": data.split,
+        "split": task.split,
         "versions": _versions(),
         "commit": _commit(),
     }
     write_json(output / "metrics.json", metrics)
     return metrics
-
-
-def _right_and_surprise(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per image, whether the most probable class is right, and the cross-entropy."""
-    surprise = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-    return logits.argmax(-1) == labels, surprise
-
-
-def _validation_metrics(result: EvalPrediction) -> dict[str, float]:
-    """Accuracy and cross-entropy, and what checkpoints are picked by: accuracy, ties by cross-entropy.
-
-    A small validation set has many ties, and the first epoch to reach one is rarely the best of them.
-    """
-    right, surprise = (float(np.mean(values)) for values in result.predictions)
-    bounded = surprise if surprise < 100 else 100.0  # also where it is NaN, in a run that diverged
-    return {"accuracy": right, "cross_entropy": surprise, "selection": right - 1e-4 * bounded}
 
 
 class _StopOnInterrupt(TrainerCallback):

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from widenet.data.batches import as_is
 from widenet.recipes import TrainingSection
+from widenet.training.tasks import Task
 
 
 @dataclass
@@ -19,41 +21,39 @@ class Meter:
     """Means since the last reset, kept as tensors so that nothing waits for a GPU."""
 
     batches: int = 0
-    images: int = 0
+    predictions: int = 0
     loss: Tensor | float = 0.0
     balance_loss: Tensor | float = 0.0
     correct: Tensor | float = 0.0
 
-    def update(self, outputs: Any, labels: Tensor) -> None:
-        """Add one batch; soft labels count as their most probable class."""
-        hard = labels.argmax(-1) if labels.dim() == 2 else labels
+    def update(self, outputs: Any, correct: Tensor, predictions: int) -> None:
+        """Add one batch, in which so many of so many predictions were right."""
         self.batches += 1
-        self.images += len(labels)
+        self.predictions += predictions
         self.loss = self.loss + outputs.loss.detach().mean()
         self.balance_loss = self.balance_loss + outputs.balance_loss.detach().mean()
-        self.correct = self.correct + (outputs.logits.detach().argmax(-1) == hard).sum()
+        self.correct = self.correct + correct
 
     def means(self) -> dict[str, float]:
-        """Return loss, balance loss and accuracy."""
+        """Return loss, balance loss and accuracy; no accuracy where nothing can be right, as in regression."""
         if not self.batches:
             return {}
-        return {
-            "loss": float(self.loss) / self.batches,
-            "balance_loss": float(self.balance_loss) / self.batches,
-            "accuracy": float(self.correct) / self.images,
-        }
+        means = {"loss": float(self.loss) / self.batches, "balance_loss": float(self.balance_loss) / self.batches}
+        if self.predictions:
+            means["accuracy"] = float(self.correct) / self.predictions
+        return means
 
 
-class ImageTrainer(Trainer):
-    """Trainer with a recipe's optimiser and schedule; its loss is the model's own, λ·Σ l included.
+class TaskTrainer(Trainer):
+    """Trainer with a recipe's optimiser and schedule, and a task's own scores and validation.
 
-    Args:
-        recipe: the recipe's training section.
+    Its loss is the model's own, λ·Σ l included.
     """
 
-    def __init__(self, *args: Any, recipe: TrainingSection, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.recipe = recipe
+    def __init__(self, task: Task, **kwargs: Any) -> None:
+        super().__init__(task.model, train_dataset=task.train_batches, data_collator=as_is, **kwargs)
+        self.task = task
+        self.recipe = task.recipe.training
         self.meter = Meter()
         self.clock = Clock()
         self.add_callback(self.clock)
@@ -86,7 +86,7 @@ class ImageTrainer(Trainer):
         """Return the model's loss (Eq 8)."""
         outputs = model(**inputs)
         if model.training:
-            self.meter.update(outputs, inputs["labels"])
+            self.meter.update(outputs, *self.task.score(outputs, inputs))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -96,27 +96,22 @@ class ImageTrainer(Trainer):
             self.meter = Meter()
         super().log(logs, *args, **kwargs)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Return, and log, the task's validation metrics."""
+        metrics = {f"eval_{key}": value for key, value in self.task.validate().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def get_train_dataloader(self) -> DataLoader:
-        """Return the loader of training batches."""
-        return _undisturbing(super().get_train_dataloader())
+        """Return the loader of training batches, one that leaves the model's random numbers alone.
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Return the loader of every image, with no batch dropped."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return _undisturbing(super().get_eval_dataloader(eval_dataset))
-        finally:
-            self.args.dataloader_drop_last = drop_last
-
-
-def _undisturbing(loader: DataLoader) -> DataLoader:
-    """Let a loader leave the model's random numbers alone.
-
-    Otherwise each start of its worker processes would draw one, and a resumed run starts them anew.
-    """
-    inner = getattr(loader, "base_dataloader", loader)  # accelerate wraps the real one
-    inner.generator = torch.Generator()
-    return loader
+        Otherwise each start of its worker processes would draw one, and a resumed run starts them anew.
+        """
+        loader = super().get_train_dataloader()
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate wraps the real one
+        inner.generator = torch.Generator()
+        return loader
 
 
 class Clock(TrainerCallback):
@@ -199,7 +194,8 @@ def make_scheduler(
     optimizer: torch.optim.Optimizer, training: TrainingSection, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Return linear warm-up followed by the recipe's decay to zero (Table 6 for ``cosine``)."""
-    warmup = min(total_steps, round(total_steps * training.warmup_epochs / training.epochs))
+    share = training.warmup_epochs / training.epochs
+    warmup = min(total_steps, training.warmup_steps or round(total_steps * share))
 
     def factor(step: int) -> float:
         if step < warmup:
