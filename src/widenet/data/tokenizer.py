@@ -6,7 +6,7 @@ Axes: V token ids.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,24 +46,23 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
     Raises:
         WideNetError: `vocab_size` leaves no room for words.
     """
-    if iter(texts) is texts:
+    if isinstance(texts, Iterator):
         raise TypeError("texts are gone over twice: pass a list, or an object that can be iterated anew")
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 
-    characters: Counter[str] = Counter()
-    for text in texts:
-        characters.update(text)
     special = list(SPECIAL_TOKENS.values())
+    alphabet = _alphabet(tokenizer, texts)
     # The trainer numbers the continuations of one character as its hash table happens to hold them, and
     # breaks ties between merges by number. Numbering them beforehand makes the result reproducible.
-    single = [f"##{character}" for character in _word_characters(tokenizer, characters)]
-    smallest = len(special) + len(characters) + len(single)
+    split = tokenizer.pre_tokenizer.pre_tokenize_str
+    single = [f"##{character}" for character in alphabet if len(split(f"a{character}")) == 1]
+    smallest = len(special) + len(alphabet) + len(single)
     if vocab_size < smallest:
         raise WideNetError(
-            f"a vocabulary of {vocab_size} tokens is too small: the corpus has {len(characters)} different "
-            f"characters; at least {smallest} tokens are needed"
+            f"vocab_size={vocab_size} is too small: the {len(alphabet)} different characters of the corpus "
+            f"alone need {smallest} tokens"
         )
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=special + single, limit_alphabet=ALPHABET, show_progress=False
@@ -81,15 +80,17 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(cls, vocabulary[cls]), (sep, vocabulary[sep])],
     )
-    return PreTrainedTokenizerFast(tokenizer_object=fresh, **SPECIAL_TOKENS)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]  # by default, token types are left out
+    return PreTrainedTokenizerFast(tokenizer_object=fresh, model_input_names=inputs, **SPECIAL_TOKENS)
 
 
-def _word_characters(tokenizer: Tokenizer, characters: Counter[str]) -> list[str]:
-    """Return the frequent characters, normalised and sorted, that can stand inside a word."""
-    frequent = sorted(characters, key=lambda character: (-characters[character], character))[:ALPHABET]
-    normalised = sorted(set(tokenizer.normalizer.normalize_str("".join(frequent))))
-    split = tokenizer.pre_tokenizer.pre_tokenize_str
-    return [character for character in normalised if len(split(f"a{character}")) == 1 and not character.isspace()]
+def _alphabet(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
+    """Return the most frequent characters of the texts, normalised and sorted, without white space."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))[:ALPHABET]
+    return sorted(set("".join(tokenizer.normalizer.normalize_str("".join(frequent)).split())))
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
