@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from widenet.config import Step, WideNetConfig, WideNetVisionConfig
+from widenet.config import Step, WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.errors import WideNetError
 
 UNSHARED: dict[str, Any] = {"share_attention": False, "share_ffn": False}
@@ -26,6 +26,14 @@ def test_the_defaults_are_widenet_b() -> None:
     assert (config.share_attention, config.share_ffn, config.share_norm) == (True, True, False)
     assert config.layer_norm_eps == 1e-6 and config.norm_first
     assert (config.image_size, config.patch_size, config.num_patches) == (224, 16, 196)
+
+
+def test_the_defaults_of_text_are_berts() -> None:
+    config = WideNetTextConfig()
+    assert (config.vocab_size, config.embedding_size, config.max_position_embeddings) == (30000, 128, 512)
+    assert (config.type_vocab_size, config.pad_token_id, config.tie_word_embeddings) == (2, 0, True)
+    assert (config.layer_norm_eps, config.norm_first) == (1e-12, False)
+    assert (config.hidden_dropout_prob, config.capacity_factor, config.share_norm) == (0, 1.2, False)
 
 
 def test_what_is_left_open_follows_from_the_rest() -> None:
@@ -106,6 +114,24 @@ def test_a_config_survives_the_disk(fields: dict[str, Any], tmp_path: Path) -> N
     assert loaded.depth_plan() == config.depth_plan()
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"norm_first": True, "pad_token_id": None, "vocab_size": 7, "embedding_size": 768},
+        {"num_labels": 1, "problem_type": "regression", "tie_word_embeddings": False, "moe_layers": "none"},
+    ],
+)
+def test_a_text_config_survives_the_disk(fields: dict[str, Any], tmp_path: Path) -> None:
+    config = WideNetTextConfig(**fields)
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is WideNetTextConfig
+    for name, value in config.to_dict().items():
+        if name not in ("_name_or_path", "transformers_version"):
+            assert loaded.to_dict()[name] == value, name
+
+
 # ---- what is refused ----
 
 OUT_OF_RANGE = [
@@ -156,6 +182,27 @@ def test_a_value_out_of_range_is_named_in_one_line(fields: dict[str, Any], named
     assert "\n" not in line
     for part in named:
         assert part in line
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"vocab_size": 0}, ["vocab_size=0"]),
+        ({"embedding_size": -1}, ["embedding_size=-1"]),
+        ({"max_position_embeddings": 0}, ["max_position_embeddings=0"]),
+        ({"type_vocab_size": 0}, ["type_vocab_size=0"]),
+        ({"num_labels": 0}, ["num_labels=0"]),
+        ({"pad_token_id": -1}, ["pad_token_id=-1", "vocab_size=30000"]),
+        ({"vocab_size": 5, "pad_token_id": 5}, ["pad_token_id=5", "vocab_size=5"]),
+        ({"num_attention_heads": 5}, ["num_attention_heads=5", "hidden_size=768"]),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_text_value_out_of_range_is_named_in_one_line(fields: dict[str, Any], named: list[str]) -> None:
+    with pytest.raises(WideNetError) as caught:
+        WideNetTextConfig(**fields)
+    line = str(caught.value)
+    assert "\n" not in line and all(part in line for part in named)
 
 
 def test_a_dense_model_does_not_care_about_mixtures() -> None:

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForPreTraining, PreTrainedModel
 
 from widenet import (
     WideNetError,
     WideNetForImageClassification,
+    WideNetForPreTraining,
+    WideNetTextConfig,
+    WideNetVisionConfig,
     WideNetVisionModel,
     create_config,
     create_model,
@@ -29,27 +32,44 @@ PUBLISHED = {
     "widenet-l16": (40, 40.94),
     "widenet-h16": (63, 63.34),
 }
+# Millions of parameters of embeddings, encoder and pooler: as published, and exact to 10,000.
+PUBLISHED_TEXT = {
+    "albert-base": (12, 11.68),
+    "bert-base-factorized": (89, 89.65),
+    "widenet-text-e4": (26, 25.89),
+    "widenet-text-e8": (45, 44.78),
+    "widenet-text-e16": (83, 82.57),
+}
 # Keeps depth, mixtures, sharing, pooling and head of a large preset.
 SHRUNK: dict[str, Any] = {
     "hidden_size": 32,
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "expert_intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 16,
-    "num_labels": 5,
 }
+SHRUNK_IMAGES = {**SHRUNK, "image_size": 32, "patch_size": 16, "num_labels": 5}
+SHRUNK_TEXT = {**SHRUNK, "vocab_size": 100, "embedding_size": 16, "max_position_embeddings": 32}
+TEXT = [name for name in list_models() if isinstance(create_config(name), WideNetTextConfig)]
+IMAGES = [name for name in list_models() if isinstance(create_config(name), WideNetVisionConfig)]
 
 
 def affordable(name: str) -> dict[str, Any]:
-    return SHRUNK if create_config(name).image_size == 224 else {}
+    if name in TEXT:
+        return SHRUNK_TEXT
+    return SHRUNK_IMAGES if create_config(name).image_size == 224 else {}
 
 
-def batch(model: WideNetForImageClassification, N: int = 3) -> tuple[Tensor, Tensor]:
+def batch(model: PreTrainedModel, N: int = 3) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Inputs and labels for a model's default task."""
     config = model.config
     generator = torch.Generator().manual_seed(1)
+    if isinstance(config, WideNetTextConfig):
+        words = torch.randint(1, config.vocab_size, (N, 12), generator=generator)
+        mask = (torch.arange(12) < 12 - 3 * torch.arange(N).unsqueeze(1)).long()
+        labels = torch.where((torch.arange(12) % 3 == 0) & mask.bool(), words, -100)
+        return (words, mask), {"labels": labels, "sentence_order_label": torch.arange(N) % 2}
     pixels = torch.randn(N, config.num_channels, config.image_size, config.image_size, generator=generator)
-    return pixels, torch.arange(N) % config.num_labels
+    return (pixels,), {"labels": torch.arange(N) % config.num_labels}
 
 
 # ---- sizes ----
@@ -61,6 +81,28 @@ def test_published_sizes(name: str, sizes: tuple[int, float]) -> None:
     assert parameters // 10**6 == sizes[0]
     # The table is rounded to 10,000; every figure is met within 5,000 nevertheless.
     assert abs(parameters - sizes[1] * 1e6) < 5_000
+
+
+@pytest.mark.parametrize(("name", "sizes"), PUBLISHED_TEXT.items(), ids=PUBLISHED_TEXT.keys())
+def test_published_sizes_of_text_models(name: str, sizes: tuple[int, float]) -> None:
+    parameters = count(create_config(name)).parameters
+    assert abs(parameters - sizes[1] * 1e6) < 5_000
+    # The paper rounds all of them but BERT's, which it rounds down.
+    assert sizes[0] == (parameters // 10**6 if "bert-base-f" in name else round(parameters / 1e6))
+
+
+def test_widenet_text_e4_by_hand() -> None:
+    expected = (
+        (30000 + 512 + 2) * 128 + 2 * 128  # words, positions, segments, norm
+        + 128 * 768 + 768  # projection
+        + 4 * (768 * 768 + 768)  # one attention
+        + 4 * 768  # one router
+        + 4 * (768 * 3072 + 3072 + 3072 * 768 + 768)  # four experts
+        + 12 * 2 * 2 * 768  # two norms in each of 12 blocks, and none at the end
+        + 768 * 768 + 768  # pooler
+    )  # fmt: skip
+    assert expected == 25_887_744
+    assert count(create_config("widenet-text-e4")).parameters == expected
 
 
 def test_widenet_b_by_hand() -> None:
@@ -81,18 +123,32 @@ def test_widenet_b_by_hand() -> None:
 
 def test_every_paper_preset_is_there() -> None:
     names = list_models()
-    assert set(PUBLISHED) <= set(names) and len(names) == len(set(names))
+    assert {*PUBLISHED, *PUBLISHED_TEXT} <= set(names) and len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_preset_is_built_without_memory(name: str) -> None:
     with torch.device("meta"):
-        model = create_model(name)
+        # Sizes are without the masked-LM head, with the classifier of images.
+        model = create_model(name, task="features" if name in TEXT else None)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert model.num_parameters() == count(create_config(name)).parameters
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", TEXT)
+def test_names_of_text_models_mean_what_they_say(name: str) -> None:
+    config = create_config(name)
+    family = name.split("-")[0]
+    shared = {"widenet": (True, True, False), "albert": (True, True, True), "bert": (False, False, False)}[family]
+    assert (config.share_attention, config.share_ffn, config.share_norm) == shared
+    assert len(config.moe_blocks) == (config.num_hidden_layers if family == "widenet" else 0)
+    assert config.num_experts == {"widenet-text-e8": 8, "widenet-text-e16": 16}.get(name, 4)
+    assert (config.num_experts_per_tok, config.capacity_factor, config.norm_first) == (2, 1.2, False)
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0, 0)
+    assert config.embedding_size != config.hidden_size and config.layer_norm_eps == 1e-12
+
+
+@pytest.mark.parametrize("name", IMAGES)
 def test_names_mean_what_they_say(name: str) -> None:
     config = create_config(name)
     widenet = name.startswith("widenet-")
@@ -115,13 +171,14 @@ def test_names_mean_what_they_say(name: str) -> None:
 def test_every_preset_trains_one_step(name: str) -> None:
     torch.manual_seed(0)
     model = create_model(name, **affordable(name)).train()
-    pixels, labels = batch(model)
-    output = model(pixels, labels=labels, output_routing=True)
-    assert output.logits.shape == (3, model.config.num_labels)
+    inputs, labels = batch(model)
+    output = model(*inputs, **labels, output_routing=True)
+    shape = (3, 12, model.config.vocab_size) if name in TEXT else (3, model.config.num_labels)
+    assert output.logits.shape == shape
     assert len(output.routing) == model.config.num_hidden_layers
     routed = [block for block, record in enumerate(output.routing) if record is not None]
     assert routed == model.config.moe_blocks
-    # About one for each block with a mixture, and never below what a router of 4 experts can give.
+    # About one for each block with a mixture, and never below what its routers can give.
     assert output.balance_loss.item() == pytest.approx(len(routed), rel=0.15)
     output.loss.backward()
     for key, parameter in model.named_parameters():
@@ -133,10 +190,11 @@ def test_every_preset_survives_the_disk(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_model(name, **affordable(name)).eval()
     model.save_pretrained(tmp_path)
-    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
-    pixels, _ = batch(model)
+    loader = AutoModelForPreTraining if name in TEXT else AutoModelForImageClassification
+    loaded = loader.from_pretrained(tmp_path)
+    inputs, _ = batch(model)
     with torch.no_grad():
-        assert torch.equal(loaded(pixels).logits, model(pixels).logits)
+        assert torch.equal(loaded(*inputs).logits, model(*inputs).logits)
     assert loaded.config.depth_plan() == model.config.depth_plan()
 
 
@@ -156,6 +214,8 @@ def test_tasks() -> None:
     features = create_model("widenet-digits", task="features")
     assert type(features) is WideNetVisionModel
     assert features(torch.zeros(2, 3, 8, 8)).pooler_output.shape == (2, 96)
+    assert type(create_model("albert-tiny")) is WideNetForPreTraining
+    # test_text.py has the other tasks of text models.
 
 
 def test_overrides_reach_the_model_and_leave_the_preset_alone() -> None:
@@ -186,6 +246,14 @@ def line_of(name: str, **kwargs: Any) -> str:
         ("widenet-digits", {"num_expert": 4}, ["'num_expert'", "did you mean 'num_experts'"]),
         ("widenet-digits", {"zzz": 4}, ["'zzz'", "num_experts"]),
         ("widenet-digits", {"task": "image-clasification"}, ["did you mean 'image-classification'"]),
+        ("widenet-digits", {"task": "masked-lm"}, ["widenet-digits", "'masked-lm'", "image-classification, features"]),
+        (
+            "albert-tiny",
+            {"task": "image-classification"},
+            ["albert-tiny", "'image-classification'", "pretraining", "masked-lm", "question-answering", "features"],
+        ),
+        ("albert-tiny", {"image_size": 32}, ["'image_size'"]),
+        ("albert-tinny", {}, ["did you mean 'albert-tiny'"]),
     ],
 )
 def test_an_unknown_name_gets_the_nearest(name: str, kwargs: dict[str, Any], parts: list[str]) -> None:
@@ -215,6 +283,15 @@ def test_an_unknown_name_gets_the_nearest(name: str, kwargs: dict[str, Any], par
 )
 def test_a_wrong_type_is_named(field: str, value: Any) -> None:
     line = line_of("widenet-digits", **{field: value})
+    assert field in line and str(value) in line
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("vocab_size", "big"), ("embedding_size", None), ("problem_type", "ranking"), ("pad_token_id", "[PAD]")],
+)
+def test_a_wrong_type_of_a_text_field_is_named(field: str, value: Any) -> None:
+    line = line_of("albert-tiny", **{field: value})
     assert field in line and str(value) in line
 
 

@@ -4,12 +4,27 @@ Importing the package registers its models with transformers' Auto classes, so t
 ``pipeline("image-classification", model=RUN)`` and ``AutoModel.from_pretrained(RUN)`` know them.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+)
 
-from widenet.config import WideNetConfig, WideNetVisionConfig
+from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.errors import WideNetError
 from widenet.presets import create_config, create_model, list_models
 from widenet.routing import Routing
+from widenet.text import (
+    WideNetForMaskedLM,
+    WideNetForPreTraining,
+    WideNetForQuestionAnswering,
+    WideNetForSequenceClassification,
+    WideNetTextModel,
+)
 from widenet.vision import WideNetForImageClassification, WideNetVisionModel
 
 __version__ = "0.1.0"
@@ -19,6 +34,12 @@ __all__ = [
     "WideNetConfig",
     "WideNetError",
     "WideNetForImageClassification",
+    "WideNetForMaskedLM",
+    "WideNetForPreTraining",
+    "WideNetForQuestionAnswering",
+    "WideNetForSequenceClassification",
+    "WideNetTextConfig",
+    "WideNetTextModel",
     "WideNetVisionConfig",
     "WideNetVisionModel",
     "__version__",
@@ -30,3 +51,10 @@ __all__ = [
 AutoConfig.register("widenet_vision", WideNetVisionConfig, exist_ok=True)
 AutoModel.register(WideNetVisionConfig, WideNetVisionModel, exist_ok=True)
 AutoModelForImageClassification.register(WideNetVisionConfig, WideNetForImageClassification, exist_ok=True)
+
+AutoConfig.register("widenet_text", WideNetTextConfig, exist_ok=True)
+AutoModel.register(WideNetTextConfig, WideNetTextModel, exist_ok=True)
+AutoModelForPreTraining.register(WideNetTextConfig, WideNetForPreTraining, exist_ok=True)
+AutoModelForMaskedLM.register(WideNetTextConfig, WideNetForMaskedLM, exist_ok=True)
+AutoModelForSequenceClassification.register(WideNetTextConfig, WideNetForSequenceClassification, exist_ok=True)
+AutoModelForQuestionAnswering.register(WideNetTextConfig, WideNetForQuestionAnswering, exist_ok=True)

@@ -6,7 +6,7 @@ so the config says how the modules are shared, and :meth:`WideNetConfig.depth_pl
 one :class:`Step` per block. Nothing after this file asks which model it is running.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -232,6 +232,44 @@ class WideNetVisionConfig(WideNetConfig):
         )
         if self.pooling not in ("cls", "mean"):
             raise unknown("pooling", self.pooling, ["cls", "mean"])
+
+
+@strict
+class WideNetTextConfig(WideNetConfig):
+    """A text model: token ids in; words, classes or spans out. Adds to :class:`WideNetConfig`, and changes two of
+    its defaults to BERT's and ALBERT's (``layer_norm_eps=1e-12``, ``norm_first=False``):
+
+    Args:
+        vocab_size: V, the number of words and word pieces.
+        embedding_size: width of the embeddings, projected to ``hidden_size`` (ALBERT's factorisation). Where
+            both are the same there is no projection (BERT).
+        max_position_embeddings: the longest input, in tokens.
+        type_vocab_size: the number of segments that ``token_type_ids`` tells apart.
+        pad_token_id: the padding token; its embedding is zero at the start. None for no such token.
+        tie_word_embeddings: the masked-LM decoder is the word embeddings.
+        problem_type: "single_label_classification" (cross-entropy) or "regression" (mean squared error) for
+            text classification. None means regression where there is one label.
+    """
+
+    model_type = "widenet_text"
+
+    layer_norm_eps: float = 1e-12
+    norm_first: bool = False
+    vocab_size: int = 30000
+    embedding_size: int = 128
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    pad_token_id: int | None = 0
+    tie_word_embeddings: bool = True
+    problem_type: Literal["single_label_classification", "regression"] | None = None
+
+    def check(self) -> None:
+        """Raise :class:`WideNetError` for the first value that cannot be built."""
+        super().check()
+        for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "num_labels"):
+            _require(self, name, getattr(self, name) >= 1, "must be at least 1")
+        exists = self.pad_token_id is None or 0 <= self.pad_token_id < self.vocab_size
+        _require(self, "pad_token_id", exists, f"must be at least 0 and below vocab_size={self.vocab_size}")
 
 
 def _require(config: WideNetConfig, name: str, holds: bool, rule: str) -> None:

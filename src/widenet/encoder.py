@@ -282,7 +282,7 @@ class Encoder(nn.Module):
 class WideNetPreTrainedModel(PreTrainedModel):
     """What every WideNet model shares: its initial weights and the backends it supports."""
 
-    config_class = WideNetConfig
+    config_class: type[WideNetConfig] = WideNetConfig
     config: WideNetConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True

@@ -4,58 +4,22 @@ Axes: N images, C channels, P patch size, L tokens (patches, plus one [CLS] toke
 D hidden size.
 """
 
-from dataclasses import dataclass
-
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.utils.generic import ModelOutput
 
 from widenet.config import WideNetVisionConfig
 from widenet.encoder import Encoder, WideNetPreTrainedModel
 from widenet.errors import WideNetError
-from widenet.routing import Routing
-
-
-@dataclass
-class WideNetVisionOutput(ModelOutput):
-    """Features of N images.
-
-    Attributes:
-        last_hidden_state: [N, L, D] after the final LayerNorm.
-        pooler_output: [N, D], the [CLS] token or the mean of the patch tokens; through the
-            representation layer where there is one.
-        balance_loss: scalar, Σ_t l_t over the routing operations.
-        routing: one record per block (None for dense blocks), with ``output_routing=True``.
-        hidden_states: B + 1 tensors [N, L, D], with ``output_hidden_states=True``.
-        attentions: B tensors [N, A, L, L], with ``output_attentions=True``.
-    """
-
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    balance_loss: Tensor | None = None
-    routing: tuple[Routing | None, ...] | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class WideNetImageClassifierOutput(ModelOutput):
-    """Classes of N images.
-
-    Attributes:
-        loss: scalar, cross-entropy + λ · ``balance_loss`` (Eq 8), where labels were given.
-        logits: [N, num_labels].
-        balance_loss, routing, hidden_states, attentions: as in :class:`WideNetVisionOutput`.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    balance_loss: Tensor | None = None
-    routing: tuple[Routing | None, ...] | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+from widenet.outputs import (
+    WideNetModelOutput,
+    WideNetPredictionOutput,
+    chosen,
+    cross_entropy,
+    records,
+    returned,
+)
 
 
 class PatchEmbeddings(nn.Module):
@@ -144,7 +108,7 @@ class WideNetVisionModel(WideNetVisionPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> WideNetVisionOutput | tuple:
+    ) -> WideNetModelOutput | tuple:
         """Encode images.
 
         Args:
@@ -161,14 +125,14 @@ class WideNetVisionModel(WideNetVisionPreTrainedModel):
         config = self.config
         encoded = self.encoder(
             self.embeddings(pixel_values, interpolate_pos_encoding),
-            output_hidden_states=_default(output_hidden_states, config.output_hidden_states),
-            output_attentions=_default(output_attentions, config.output_attentions),
+            output_hidden_states=chosen(output_hidden_states, config.output_hidden_states),
+            output_attentions=chosen(output_attentions, config.output_attentions),
         )
         tokens = encoded.last_hidden_state  # [N, L, D]
         pooled = tokens[:, 0] if config.pooling == "cls" else tokens.mean(1)  # [N, D]
         if self.representation is not None:
             pooled = self.representation(pooled).tanh()
-        output = WideNetVisionOutput(
+        output = WideNetModelOutput(
             last_hidden_state=tokens,
             pooler_output=pooled,
             balance_loss=encoded.balance_loss,
@@ -176,7 +140,7 @@ class WideNetVisionModel(WideNetVisionPreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
-        return output if _default(return_dict, config.return_dict) else output.to_tuple()
+        return returned(output, return_dict, config)
 
 
 class WideNetForImageClassification(WideNetVisionPreTrainedModel):
@@ -198,7 +162,7 @@ class WideNetForImageClassification(WideNetVisionPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> WideNetImageClassifierOutput | tuple:
+    ) -> WideNetPredictionOutput | tuple:
         """Classify images; arguments as :meth:`WideNetVisionModel.forward`, and
 
         Args:
@@ -215,19 +179,6 @@ class WideNetForImageClassification(WideNetVisionPreTrainedModel):
         logits = self.classifier(features.pooler_output)
         loss = None
         if labels is not None:
-            precise = torch.promote_types(logits.dtype, torch.float32)
-            loss = nn.functional.cross_entropy(logits.to(precise), labels)
-            loss = loss + self.config.router_aux_loss_coef * features.balance_loss
-        output = WideNetImageClassifierOutput(
-            loss=loss,
-            logits=logits,
-            balance_loss=features.balance_loss,
-            routing=features.routing,
-            hidden_states=features.hidden_states,
-            attentions=features.attentions,
-        )
-        return output if _default(return_dict, self.config.return_dict) else output.to_tuple()
-
-
-def _default(value: bool | None, fallback: bool | None) -> bool:
-    return bool(fallback if value is None else value)
+            loss = cross_entropy(logits, labels) + self.config.router_aux_loss_coef * features.balance_loss
+        output = WideNetPredictionOutput(loss=loss, logits=logits, **records(features))
+        return returned(output, return_dict, self.config)

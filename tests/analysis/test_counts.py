@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from widenet import WideNetForImageClassification, WideNetVisionConfig
-from widenet.analysis.counts import count, image_flops
+from widenet import WideNetForImageClassification, WideNetTextConfig, WideNetTextModel, WideNetVisionConfig
+from widenet.analysis.counts import count, forward_flops
 
 UNSHARED: dict[str, Any] = {"share_attention": False, "share_ffn": False}
 KINDS: dict[str, dict[str, Any]] = {
@@ -110,4 +110,68 @@ def test_a_widenet_costs_its_dense_twin_and_a_router() -> None:
     widenet = make_config(intermediate_size=24)
     twin = make_config(moe_layers="none", intermediate_size=48)
     routers = 2 * 4 * 16 * 16 * 4
-    assert image_flops(widenet, experts_per_token=2) == count(twin).flops + routers
+    assert forward_flops(widenet, experts_per_token=2) == count(twin).flops + routers
+
+
+# ---- text ----
+
+TEXT_KINDS: dict[str, dict[str, Any]] = {
+    "widenet": {},
+    "groups": {"num_routing_groups": 2, "num_experts_per_tok": 1},
+    "albert": {"share_norm": True, "moe_layers": "none"},
+    "bert": {**UNSHARED, "moe_layers": "none", "embedding_size": 16},
+}
+
+
+def make_text_config(**fields: Any) -> WideNetTextConfig:
+    settings: dict[str, Any] = {
+        "vocab_size": 50,
+        "embedding_size": 8,
+        "max_position_embeddings": 20,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 4,
+        "intermediate_size": 24,
+        **fields,
+    }
+    return WideNetTextConfig(**settings)
+
+
+def test_text_flops_by_hand() -> None:
+    # L = 20 tokens, D = 16, H = 24, E = 4, K = 2; multiply-adds:
+    #   projection: 20·8·16                                           =   2,560
+    #   a block: projections 20·4·16² = 20,480; scores and mixing 2·20·20·16 = 12,800
+    #            router 20·16·4 = 1,280; one expert on all tokens 20·2·16·24 = 15,360
+    #            with K = 2: 20,480 + 12,800 + 1,280 + 30,720          =  65,280, with 4: 96,000
+    #   pooler: 16·16                                                 =     256
+    counts = count(make_text_config())
+    assert counts.tokens == 20
+    assert counts.active_flops == 2 * (2_560 + 4 * 65_280 + 256)
+    assert counts.flops == 2 * (2_560 + 4 * 96_000 + 256)
+    # Half the text: half of everything per token, a quarter of scores and mixing, the same pooler.
+    half = count(make_text_config(), tokens=10)
+    assert (half.tokens, half.parameters) == (10, counts.parameters)
+    assert half.active_flops == 2 * (1_280 + 4 * ((65_280 - 12_800) // 2 + 12_800 // 4) + 256)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", TEXT_KINDS.values(), ids=TEXT_KINDS.keys())
+def test_active_flops_of_text_are_those_that_run(fields: dict[str, Any]) -> None:
+    config = make_text_config(**fields)
+    model = WideNetTextModel(config).eval().requires_grad_(False)
+    model.set_attn_implementation("eager")
+    for tokens in (20, 7):
+        with FlopCounterMode(display=False) as counter:
+            model(torch.ones(1, tokens, dtype=torch.long))
+        assert count(config, tokens).active_flops == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("fields", TEXT_KINDS.values(), ids=TEXT_KINDS.keys())
+def test_parameters_of_text_are_those_of_a_model_without_head(fields: dict[str, Any]) -> None:
+    config = make_text_config(**fields)
+    state = WideNetTextModel(config).state_dict()
+    assert count(config).parameters == sum(value.numel() for value in state.values())
+    idle = 2 * (16 * 24 + 24 + 24 * 16 + 16) if config.moe_blocks else 0
+    if config.num_experts_per_tok == 1:
+        idle = idle // 2 * 3
+    assert count(config).parameters - count(config).active_parameters == idle

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from widenet.config import WideNetVisionConfig
+from widenet.config import WideNetTextConfig, WideNetVisionConfig
+from widenet.text import WideNetTextModel
 from widenet.vision import WideNetForImageClassification
+
+ModelConfig = WideNetVisionConfig | WideNetTextConfig
 
 
 @dataclass(frozen=True)
@@ -19,36 +22,55 @@ class Counts:
     Attributes:
         parameters: every weight once, shared ones too.
         active_parameters: less the E - K experts of each mixture that a token does not visit.
-        flops: of one image's forward pass if every expert ran on every token.
-        active_flops: of one image's forward pass with K experts a token, none dropped.
+        tokens: L, the tokens of the image or text that the FLOPs are of.
+        flops: of one forward pass if every expert ran on every token.
+        active_flops: of one forward pass with K experts a token, none dropped.
     """
 
     parameters: int
     active_parameters: int
+    tokens: int
     flops: int
     active_flops: int
 
 
-def count(config: WideNetVisionConfig) -> Counts:
-    """Count an image classifier's parameters and the FLOPs of one image."""
+def count(config: ModelConfig, tokens: int | None = None) -> Counts:
+    """Count a model's parameters and the FLOPs of one image or text.
+
+    An image model counts with its classifier, a text model without a head (embeddings, encoder and pooler), as
+    the paper counts both.
+
+    Args:
+        config: an image or a text model.
+        tokens: length of the text; by default the longest, ``config.max_position_embeddings``. An image's
+            follows from its size.
+    """
+    model: WideNetTextModel | WideNetForImageClassification
     with torch.device("meta"):
-        model = WideNetForImageClassification(config)
+        if isinstance(config, WideNetTextConfig):
+            model = WideNetTextModel(config)
+            encoder = model.encoder
+        else:
+            model = WideNetForImageClassification(config)
+            encoder = model.model.encoder
     # parameters() yields a shared module's weights once: the encoder owns each module once.
     parameters = sum(parameter.numel() for parameter in model.parameters())
     E, K = config.num_experts, config.num_experts_per_tok
-    experts = sum(parameter.numel() for parameter in model.model.encoder.experts.parameters())
+    experts = sum(parameter.numel() for parameter in encoder.experts.parameters())
+    L = _tokens(config, tokens)
     return Counts(
         parameters=parameters,
         active_parameters=parameters - experts // E * (E - K) if experts else parameters,
-        flops=image_flops(config, experts_per_token=E),
-        active_flops=image_flops(config, experts_per_token=K),
+        tokens=L,
+        flops=forward_flops(config, experts_per_token=E, tokens=L),
+        active_flops=forward_flops(config, experts_per_token=K, tokens=L),
     )
 
 
-def image_flops(config: WideNetVisionConfig, experts_per_token: int) -> int:
-    """Return the FLOPs of one image's forward pass (matrix products only)."""
+def forward_flops(config: ModelConfig, experts_per_token: int, tokens: int | None = None) -> int:
+    """Return the FLOPs of one image's or text's forward pass (matrix products only); arguments as :func:`count`."""
     D = config.hidden_size
-    L = config.num_patches + (config.pooling == "cls")
+    L = _tokens(config, tokens)
     per_token = 0
     for step in config.depth_plan():
         per_token += 4 * D * D + 2 * L * D  # projections; scores and mixing
@@ -58,6 +80,19 @@ def image_flops(config: WideNetVisionConfig, experts_per_token: int) -> int:
             per_token += 2 * D * (config.expert_intermediate_size or config.intermediate_size) * experts_per_token
         if step.router is not None:
             per_token += D * config.num_experts
+    return 2 * (L * per_token + _ends(config, L))
+
+
+def _tokens(config: ModelConfig, tokens: int | None) -> int:
+    if isinstance(config, WideNetTextConfig):
+        return tokens or config.max_position_embeddings
+    return config.num_patches + (config.pooling == "cls")
+
+
+def _ends(config: ModelConfig, L: int) -> int:
+    """Multiply-adds before and after the encoder: projection and pooler, or patches and classifier."""
+    D = config.hidden_size
+    if isinstance(config, WideNetTextConfig):
+        return (L * config.embedding_size * D if config.embedding_size != D else 0) + D * D
     patches = config.num_patches * config.num_channels * config.patch_size**2 * D
-    head = D * len(config.id2label or {}) + (D * D if config.use_representation else 0)
-    return 2 * (L * per_token + patches + head)
+    return patches + D * len(config.id2label or {}) + (D * D if config.use_representation else 0)
