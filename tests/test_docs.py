@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from widenet import WideNetTextConfig, create_config
 from widenet.analysis.tables import describe_paper, describe_presets
 
 ROOT = Path(__file__).parent.parent
@@ -19,19 +20,26 @@ def _rows(text: str) -> set[tuple[str, ...]]:
 def test_models_page_shows_the_tables() -> None:
     rows = _rows((ROOT / "docs/models.md").read_text(encoding="utf-8"))
     for preset in describe_presets():
+        is_text = isinstance(create_config(preset["model"]), WideNetTextConfig)
         cells = (
             preset["model"],
             f"{preset['parameters']:,}",
             f"{preset['active_parameters']:,}",
+            *([str(preset["tokens"])] if is_text else []),
             f"{preset['GFLOPs']:.3f}",
             f"{preset['active_GFLOPs']:.3f}",
             preset["published"] or "",
-            str(preset["ImageNet_top1"] or ""),
+            str(preset["text_average" if is_text else "ImageNet_top1"] or ""),
         )
         assert cells in rows
     for row in describe_paper():
-        head = (row["table"], row["row"], row["model"], row["overrides"], f"{row['parameters']:,}", row["published"])
-        assert (*head, str(row["top1"] or ""), row["note"]) in rows
+        name = (row["table"], row["row"], row["model"])
+        size = (f"{row['parameters']:,}", row["published"])
+        if row["scores"]:
+            scores = [score.split("=")[1] for score in row["scores"].split()]
+            assert (*name, *size, *scores) in rows
+        else:
+            assert (*name, row["overrides"], *size, str(row["top1"] or ""), row["note"]) in rows
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

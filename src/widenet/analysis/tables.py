@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from widenet.analysis.counts import count
+from widenet.analysis.counts import ModelConfig, count
 from widenet.analysis.paper import PAPER_ROWS
-from widenet.config import WideNetVisionConfig
 from widenet.presets import create_config, list_models
 
 
 def describe_presets() -> list[dict[str, Any]]:
-    """Return one row per preset: exact parameters, the published figure, FLOPs of one image."""
-    published = {row.preset: row for row in PAPER_ROWS if row.table == "1" and not row.overrides}
+    """Return one row per preset: exact parameters, FLOPs of one image or text, the published size and score."""
+    published = {row.preset: row for row in PAPER_ROWS if row.table in ("1", "2")}
     rows = []
     for name in list_models():
         row = published.get(name)
@@ -20,13 +19,14 @@ def describe_presets() -> list[dict[str, Any]]:
                 **_sizes(create_config(name)),
                 "published": row.published if row else None,
                 "ImageNet_top1": row.top1 if row else None,
+                "text_average": float(row.scores["average"]) if row and row.scores else None,
             }
         )
     return rows
 
 
 def describe_paper() -> list[dict[str, Any]]:
-    """Return one row per row of the paper's Tables 1, 3, 4 and 5, with the preset and overrides it is."""
+    """Return one row per row of the paper's Tables 1 to 5, with the preset and overrides it is."""
     return [
         {
             "table": row.table,
@@ -36,17 +36,19 @@ def describe_paper() -> list[dict[str, Any]]:
             "parameters": count(create_config(row.preset, **row.overrides)).parameters,
             "published": row.published,
             "top1": row.top1,
+            "scores": " ".join(f"{task}={score}" for task, score in row.scores.items()),
             "note": row.note,
         }
         for row in PAPER_ROWS
     ]
 
 
-def _sizes(config: WideNetVisionConfig) -> dict[str, Any]:
+def _sizes(config: ModelConfig) -> dict[str, Any]:
     counts = count(config)
     return {
         "parameters": counts.parameters,
         "active_parameters": counts.active_parameters,
+        "tokens": counts.tokens,
         "GFLOPs": round(counts.flops / 1e9, 3),
         "active_GFLOPs": round(counts.active_flops / 1e9, 3),
     }
