@@ -474,7 +474,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_sources_that_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WideNetError, match=r"none.json' does not exist"):
         load_questions(str(tmp_path / "none.json"))
-    with pytest.raises(WideNetError, match="unknown data set 'squad'; did you mean 'squad[12]'"):
+    with pytest.raises(WideNetError, match=r"unknown data set 'squad'; did you mean 'squad[12]'"):
         load_questions("squad")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(WideNetError, match=r"squad1 needs the package datasets: pip install 'widenet\[datasets\]'"):

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import json
-import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -560,7 +559,7 @@ def _target(label: Any) -> float:
         number = float(label)
     except (TypeError, ValueError):
         raise ValueError("is not a number") from None
-    if not math.isfinite(np.float32(number)):
+    if not abs(number) <= float(np.finfo(np.float32).max):  # NaN, too
         raise ValueError("is not a finite number")
     return number
 

@@ -89,23 +89,22 @@ def pick_answers(
         candidates = [
             candidate
             for window in own
-            for candidate in _candidates(question, windows, window, starts, ends, n_best, max_answer_length)
+            for candidate in _candidates(windows, window, starts, ends, n_best, max_answer_length)
         ]
-        distinct: dict[str, dict[str, Any]] = {}
-        for candidate in sorted(candidates, key=_score, reverse=True):
+        best: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        for start_logit, end_logit, start, end in sorted(candidates, key=lambda c: c[0] + c[1], reverse=True):
+            text = question.context[start:end]
             # the same words may stand in several windows and places; the best of them counts
-            distinct.setdefault(candidate["text"], candidate)
-        best = list(distinct.values())[:n_best]
+            if text not in seen:
+                seen.add(text)
+                best.append(_entry(text, start_logit, end_logit, start, end))
+            if len(best) == n_best:
+                break
         prediction = best[0]["text"] if best else ""
         if with_impossible or not best:
-            null = min(((starts[window, 0], ends[window, 0]) for window in own), key=sum)
-            entry = {
-                "text": "",
-                "start_logit": float(null[0]),
-                "end_logit": float(null[1]),
-                "start": None,
-                "end": None,
-            }
+            null = min(((float(starts[window, 0]), float(ends[window, 0])) for window in own), key=sum)
+            entry = _entry("", *null, None, None)
             # a context without a token cannot hold an answer
             odds = _score(entry) - _score(best[0]) if best else 0.0
             best = sorted([*best, entry], key=_score, reverse=True)
@@ -120,36 +119,29 @@ def pick_answers(
     return answers
 
 
+def _entry(text: str, start_logit: float, end_logit: float, start: int | None, end: int | None) -> dict[str, Any]:
+    return {"text": text, "start_logit": start_logit, "end_logit": end_logit, "start": start, "end": end}
+
+
 def _score(entry: dict[str, Any]) -> float:
     return float(entry["start_logit"] + entry["end_logit"])
 
 
 def _candidates(
-    question: Question,
-    windows: Windows,
-    window: int,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    n_best: int,
-    max_answer_length: int,
-) -> list[dict[str, Any]]:
-    """Return the answers in one window that combine its best starts and its best ends."""
+    windows: Windows, window: int, starts: np.ndarray, ends: np.ndarray, n_best: int, max_answer_length: int
+) -> list[tuple[float, float, int, int]]:
+    """Return the answers that combine a window's best starts and ends: their logits, and their characters."""
     offsets, most = windows.offsets[window], windows.max_context[window]
-    first = windows.context_start[window]
-    start = starts[window, first : first + len(offsets)]
-    end = ends[window, first : first + len(offsets)]
+    context = slice(windows.context_start[window], windows.context_start[window] + len(offsets))
+    start, end = starts[window, context], ends[window, context]
     best_starts = np.argsort(np.where(most, -start, np.inf), kind="stable")[: min(n_best, int(most.sum()))]
     best_ends = np.argsort(-end, kind="stable")[:n_best]
+    firsts = [(i, float(start[i]), int(offsets[i, 0])) for i in best_starts.tolist()]
+    lasts = [(j, float(end[j]), int(offsets[j, 1])) for j in best_ends.tolist()]
     return [
-        {
-            "text": question.context[offsets[i, 0] : offsets[j, 1]],
-            "start_logit": float(start[i]),
-            "end_logit": float(end[j]),
-            "start": int(offsets[i, 0]),
-            "end": int(offsets[j, 1]),
-        }
-        for i in best_starts
-        for j in best_ends
+        (start_logit, end_logit, begin, stop)
+        for i, start_logit, begin in firsts
+        for j, end_logit, stop in lasts
         if i <= j < i + max_answer_length
     ]
 
