@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from widenet.data import corpus
 from widenet.data.corpus import CorpusData, Segments, iter_documents, load_corpus, sentence_cuts, unigram_loss
-from widenet.data.tokenizer import load_tokenizer, train_wordpiece
+from widenet.data.masking import sentence_order
+from widenet.data.tokenizer import load_tokenizer, sentence_ends, train_wordpiece
 from widenet.errors import WideNetError
 
 NORTHANGER = Path(__file__).parent / "files" / "northanger.txt"
@@ -149,7 +150,7 @@ def test_corpus_of_the_paper(monkeypatch: pytest.MonkeyPatch):
     rows = {"wikimedia/wikipedia": ["Page.", "Other page."], "bookcorpus/bookcorpus": ["a .", "b ."]}
     asked = []
 
-    def load_dataset(name: str, config: str, revision: str | None, cache_dir: str | None) -> Any:
+    def load_dataset(name: str, config: str | None, revision: str | None, cache_dir: str | None) -> Any:
         asked.append((name, config, revision))
         return datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": rows[name]}))
 
@@ -159,7 +160,7 @@ def test_corpus_of_the_paper(monkeypatch: pytest.MonkeyPatch):
     assert list(iter_documents("wikipedia-books")) == ["Page.", "Other page.", "a .\nb .\n"]
     assert asked == [
         ("wikimedia/wikipedia", "20231101.en", None),
-        ("bookcorpus/bookcorpus", "plain_text", "refs/convert/parquet"),
+        ("bookcorpus/bookcorpus", None, "refs/convert/parquet"),
     ]
 
 
@@ -349,6 +350,20 @@ def test_segments_end_with_a_sentence(load: Any, tmp_path: Path):
 
     # 30, 30, 32, then the 8 left over and two sentences, and 30 + 10
     assert [len(ids) for _, ids in all_segments(data)] == [30, 30, 32, 28, 30, 10]
+
+
+def test_where_parts_end_does_not_give_their_order_away(load: Any, tokenizer: PreTrainedTokenizerBase):
+    # cut off at its full length, nearly every segment has its sentence end at the end of the first part only
+    data = load(NORTHANGER, max_length=128)
+    ends, rng = sentence_ends(tokenizer), np.random.default_rng(0)
+    seen: Counter[tuple[bool, bool, int]] = Counter()
+    for ids in data.train:
+        for _ in range(4):
+            first, last, label = sentence_order(ids, ends, rng)
+            seen[bool(ends[first[-1]]), bool(ends[last[-1]]), label] += 1
+
+    guessed = sum(max(seen[a, b, 0], seen[a, b, 1]) for a in (False, True) for b in (False, True))
+    assert guessed / seen.total() < 0.6
 
 
 def test_sentence_cuts():

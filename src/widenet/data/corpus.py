@@ -74,12 +74,12 @@ class Found:
     identity: list[Any] = field(default_factory=list)
 
 
-# BookCorpus is one sentence per row, without a border between its books; its own branch needs a loading
-# script, which `datasets` no longer runs, and the hub keeps the same rows as parquet files beside it.
+# BookCorpus is one sentence per row, without a border between its books. Its main branch is a loading
+# script, which `datasets` no longer runs; the hub keeps the same rows as parquet files beside it.
 PUBLIC = {
     "wikipedia-books": [
         Table("wikimedia/wikipedia", "20231101.en"),
-        Table("bookcorpus/bookcorpus", "plain_text", "refs/convert/parquet", rows_are_documents=False),
+        Table("bookcorpus/bookcorpus", revision="refs/convert/parquet", rows_are_documents=False),
     ]
 }
 
@@ -119,7 +119,7 @@ def _find(source: str) -> Found:
         return Found(tables=PUBLIC[source], identity=[source])
     if source and folder.is_dir():  # Path("") is the current folder
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
-        identity = [[path.relative_to(folder).as_posix(), *_version(path)] for path in files]
+        identity = [[str(path.resolve()), *_version(path)] for path in files]
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             return Found(tables=[Table(str(folder), saved=True)], identity=identity)
         if any(path.suffix in (".parquet", ".arrow") for path in files):
@@ -130,7 +130,7 @@ def _find(source: str) -> Found:
             raise WideNetError(f"{source} has no text files ({kinds}, or without suffix; .gz, .xz, .bz2 after it)")
         return Found(files=texts, identity=identity)
     if folder.is_file():
-        return Found(files=[folder], identity=[[folder.name, *_version(folder)]])
+        return Found(files=[folder], identity=[[str(folder.resolve()), *_version(folder)]])
     mistyped = folder.parent.is_dir() and not source.startswith("hf:")
     if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and (source.startswith("hf:") or ("/" in name and not mistyped)):
         return Found(tables=[Table(name, config or None)], identity=[source])
@@ -506,7 +506,7 @@ def load_corpus(
         test_fraction: share of the segments; at least one block.
         split_seed: settles which blocks are held out.
         cache_dir: the cache is ``corpora/`` in here; ``~/.cache/widenet`` when None. It knows a file by
-            its name, size and time of change, and a data set of the hub by its name.
+            its path, size and time of change, and a data set of the hub by its name.
 
     Raises:
         WideNetError: see :func:`iter_documents`; or the corpus is too small, or the cache cannot be written.
