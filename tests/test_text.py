@@ -139,6 +139,25 @@ def test_padding_has_no_share_of_the_span_loss() -> None:
     torch.testing.assert_close(model(**text(), **spans).loss, model(**text(40), **spans).loss)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_mask_of_any_type_and_a_text_of_nothing(attention: str) -> None:
+    model = make()
+    model.set_attn_implementation(attention)
+    inputs = text()
+    expected = model(**inputs).logits
+    for dtype in (torch.bool, torch.float32):
+        mask = inputs["attention_mask"].to(dtype)
+        torch.testing.assert_close(model(**{**inputs, "attention_mask": mask}).logits, expected)
+    # A row of padding alone gives something finite and leaves the other rows as they are.
+    more = {key: torch.cat([value, torch.zeros_like(value[:1])]) for key, value in inputs.items()}
+    output = model(**more)
+    assert output.logits.isfinite().all()
+    tokens = inputs["attention_mask"].bool()
+    torch.testing.assert_close(output.logits[:N][tokens], expected[tokens])
+    torch.testing.assert_close(output.balance_loss, model(**inputs).balance_loss)
+
+
 # ---- losses ----
 
 
@@ -259,6 +278,14 @@ def test_a_plain_tuple_on_request() -> None:
     for left, right in zip(plain, named.to_tuple(), strict=True):
         assert torch.equal(left, right)
     assert make(task="features")(**text(), return_dict=False)[0].shape == (N, L, 64)
+
+
+def test_losses_and_records_are_no_predictions() -> None:
+    # Trainer collects what an evaluation's batches return, except for the loss and these.
+    model = make()
+    output = model(**with_labels("pretraining", text()), output_routing=True, output_hidden_states=True)
+    predictions = set(output) - {"loss", *model.config.keys_to_ignore_at_inference}
+    assert predictions == {"logits", "sentence_order_logits"}
 
 
 def test_words_embedded_already() -> None:

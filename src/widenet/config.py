@@ -252,6 +252,11 @@ class WideNetTextConfig(WideNetConfig):
     """
 
     model_type = "widenet_text"
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        *WideNetConfig.keys_to_ignore_at_inference,
+        "mlm_loss",
+        "sentence_order_loss",
+    ]
 
     layer_norm_eps: float = 1e-12
     norm_first: bool = False
