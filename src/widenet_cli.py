@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -27,6 +27,11 @@ Overrides = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run or model folder.")]
 
+# What metrics.json holds besides the result of a test.
+OF_TRAINING = {
+    *("parameters", "active_parameters", "flops", "active_flops", "epochs", "steps", "best_epoch"),
+    *("seconds", "outside_step_fraction", "tokens_per_second", "seed"),
+}
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -47,9 +52,9 @@ def main() -> None:
 @app.command()
 def models(
     json_: Json = False,
-    paper: Annotated[bool, typer.Option("--paper", help="Every row of the paper's Tables 1, 3, 4 and 5.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Every row of the paper's Tables 1 to 5.")] = False,
 ) -> None:
-    """List every preset: exact parameters, the published figure, FLOPs per image."""
+    """List every preset: exact parameters, the published figure, FLOPs per image or text."""
     from widenet.analysis.tables import describe_paper, describe_presets
 
     _table(describe_paper() if paper else describe_presets(), json_)
@@ -71,29 +76,38 @@ def train(
     output: Annotated[Path | None, typer.Option(help="The run folder [default: runs/RECIPE].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
+    seeds: Annotated[int, typer.Option(help="Train so many seeds, from seed= upwards, and report medians.")] = 1,
 ) -> None:
     """Train a recipe into a run folder."""
     _quiet()
     from widenet.recipes import load_recipe
     from widenet.training.folder import last_checkpoint
+    from widenet.training.progress import format_metrics
     from widenet.training.run import Interrupted
     from widenet.training.run import train as train_recipe
+    from widenet.training.seeds import train_seeds
 
     loaded = load_recipe(recipe, overrides or [])
     folder = output or Path("runs") / loaded.name
+    how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "console": _console()}
     try:
-        metrics = train_recipe(loaded, folder, resume=resume, overwrite=overwrite, console=_console())
+        metrics = train_recipe(loaded, folder, **how) if seeds == 1 else train_seeds(loaded, folder, seeds, **how)
     except (Interrupted, KeyboardInterrupt):
-        words = ["widenet", "train", recipe, *(overrides or []), "--output", str(folder), "--resume"]
-        hint = f"the run is saved. To go on: {shlex.join(words)}" if last_checkpoint(folder) else "nothing was saved"
+        words = ["widenet", "train", recipe, *(overrides or []), "--output", str(folder)]
+        words += ["--resume"] if seeds == 1 else ["--seeds", str(seeds), "--resume"]
+        saved = any(last_checkpoint(run) for run in (folder, *folder.glob("seed-*")))
+        hint = f"the run is saved. To go on: {shlex.join(words)}" if saved else "nothing was saved"
         print(f"interrupted; {hint}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     from widenet.analysis.report import write_report
 
-    write_report(folder)
+    for run in [folder] if seeds == 1 else sorted(folder.glob("seed-*")):
+        write_report(run)
+    unit = next(key for key in metrics if key.startswith("test_")).removeprefix("test_")
+    reached = format_metrics({key: metrics[key] for key in metrics["headline"]})
     print(
-        f"test accuracy {metrics['accuracy']:.2%} on {metrics['test_images']:,} images, "
-        f"{metrics['parameters']:,} parameters, {metrics['seconds']:.0f} s; the run is in {folder}"
+        f"test {reached} on {metrics[f'test_{unit}']:,} {unit}, {metrics['parameters']:,} parameters, "
+        f"{metrics['seconds']:.0f} s{f' (medians of {seeds} seeds)' if seeds > 1 else ''}; the run is in {folder}"
     )
 
 
@@ -114,35 +128,69 @@ def evaluate(
     if json_:
         print(json.dumps(metrics, indent=2, ensure_ascii=False))
         return
-    wanted = ("accuracy", "top5_accuracy", "loss", "balance_loss", "test_images", "images_per_second")
-    _table([{key: metrics[key] for key in wanted if metrics.get(key) is not None}], False)
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+    _table([{key: value for key, value in numbers.items() if key not in OF_TRAINING}], False)
 
 
 @app.command()
 def predict(
     run: Run,
-    inputs: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    top: Annotated[int, typer.Option(help="Classes to print for each image.")] = 3,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Image files, texts or questions.")],
+    top: Annotated[int, typer.Option(help="Classes, words or answers to print for each.")] = 3,
+    pair: Annotated[str | None, typer.Option(help="The second text, for a model of pairs.")] = None,
+    context: Annotated[str | None, typer.Option(help="Where the answer stands: a text, or @FILE.")] = None,
     json_: Json = False,
 ) -> None:
-    """Classify images: the top classes with their probabilities, one line per image."""
+    """Classify images or texts, fill in [MASK], or answer questions about --context; a line for each."""
     _quiet()
-    from widenet.predict import predict_images
+    from widenet.checkpoints.folder import task_of
 
-    found = predict_images(run, inputs, top)
-    if json_:
-        rows = [
-            {
-                "image": p.image,
-                "classes": [{"label": name, "probability": value} for name, value in p.classes],
-            }
-            for p in found
+    task = task_of(run)
+    for name, value, fitting in (("pair", pair, "text-classification"), ("context", context, "question-answering")):
+        if value is not None and task != fitting:
+            _fail(f"--{name} is for {fitting}, but {run} was trained for {task}")
+    if task == "image-classification":
+        from widenet.predict import predict_images
+
+        images = predict_images(run, inputs, top)
+        rows: list[dict[str, Any]] = [
+            {"image": each.image, "classes": _named("label", each.classes)} for each in images
         ]
+    elif task == "question-answering":
+        if context is None:
+            _fail(f"{run} answers questions about a text: give it with --context TEXT or --context @FILE")
+        from widenet.predict import predict_answers
+
+        answers = predict_answers(run, inputs, _text_or_file(str(context)), top)
+        rows = [{"question": each.text, "answers": _named("answer", each.classes)} for each in answers]
+    elif task == "pretraining":
+        from widenet.predict import predict_masks
+
+        rows = [{"text": each.text, "words": _named("word", each.classes)} for each in predict_masks(run, inputs, top)]
+    else:
+        from widenet.predict import predict_texts
+
+        texts = predict_texts(run, inputs, pair, top)
+        rows = [
+            {"text": each.text, "classes": _named("label", each.classes)}
+            if each.value is None
+            else {"text": each.text, "value": each.value}
+            for each in texts
+        ]
+        if cut := sum(each.cut for each in texts):
+            print(
+                f"widenet: {cut} of {len(texts)} texts are longer than the model reads and were cut", file=sys.stderr
+            )
+    if json_:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    for prediction in found:
-        classes = "  ".join(f"{name} {value:.1%}" for name, value in prediction.classes)
-        print(f"{prediction.image}: {classes}")
+    for row in rows:
+        subject, found = row.values()
+        if isinstance(found, list):
+            found = "  ".join("{} {:.1%}".format(*each.values()) for each in found)
+        else:
+            found = f"{found:.4g}"
+        print(f"{subject}: {found}")
 
 
 @app.command()
@@ -168,6 +216,26 @@ def compare(
     _table(compare_runs(runs), json_)
 
 
+def _named(name: str, classes: list[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{name: text, "probability": value} for text, value in classes]
+
+
+def _text_or_file(value: str) -> str:
+    """Return a text given as itself, or as @ and the name of its file."""
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        _fail(f"{value[1:]} cannot be read: {error}")
+
+
+def _fail(message: str) -> NoReturn:
+    from widenet.errors import WideNetError
+
+    raise WideNetError(message)
+
+
 def _table(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -188,7 +256,7 @@ def _cell(column: str, value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.2%}" if column.endswith("accuracy") else f"{value:,.4g}"
+        return f"{value:.2%}" if column.endswith(("accuracy", "macro_f1")) else f"{value:,.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -7,19 +7,19 @@ from typing import Any
 
 from widenet.errors import WideNetError
 
-COLUMNS = ("model", "accuracy", "parameters", "active_parameters", "active_flops", "seconds", "seed")
+COLUMNS = ("parameters", "active_parameters", "active_flops", "seconds", "seed")
 
 
 def compare_runs(runs: list[Path]) -> list[dict[str, Any]]:
     """Return one row per run, in the order given.
 
     Args:
-        runs: run folders, all tested on the same images.
+        runs: run folders, all tested on the same data.
 
     Returns:
-        ``name`` (the folder's; the whole path where two folders share it), ``model``, ``accuracy`` on the
-        test part, ``parameters``, ``active_parameters``, ``active_flops``, training ``seconds`` and
-        ``seed``. None stands for what a run has not recorded.
+        ``name`` (the folder's; the whole path where two folders share it), ``model``, the first run's
+        headline metrics on the test part (``accuracy`` for images), ``parameters``, ``active_parameters``,
+        ``active_flops``, training ``seconds`` and ``seed``. None stands for what a run has not recorded.
 
     Raises:
         WideNetError: a run has no readable metrics, or two runs were tested on different splits.
@@ -31,10 +31,11 @@ def compare_runs(runs: list[Path]) -> list[dict[str, Any]]:
                 f"{runs[0]} ({_source(metrics[0])}) and {run} ({_source(found)}) were tested on different splits "
                 "of the data; compare runs with the same data section and split_seed"
             )
+    columns = ("model", *(metrics[0].get("headline", ["accuracy"]) if metrics else []), *COLUMNS)
     names = [run.resolve().name for run in runs]
     seen = Counter(names)
     return [
-        {"name": name if seen[name] == 1 else str(run), **{column: found.get(column) for column in COLUMNS}}
+        {"name": name if seen[name] == 1 else str(run), **{column: found.get(column) for column in columns}}
         for name, run, found in zip(names, runs, metrics, strict=True)
     ]
 

@@ -7,30 +7,51 @@ from typing import Any, TypeVar
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from timm.layers.pos_embed import resample_abs_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import ViTImageProcessor
 from transformers.utils import logging
 
-from widenet.config import WideNetVisionConfig
+from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.encoder import WideNetPreTrainedModel
 from widenet.errors import WideNetError
 from widenet.presets import build_config, own_fields
+from widenet.text import (
+    WideNetForPreTraining,
+    WideNetForQuestionAnswering,
+    WideNetForSequenceClassification,
+    WideNetTextPreTrainedModel,
+)
 from widenet.vision import WideNetForImageClassification
 
-HEADS: dict[str, type[WideNetPreTrainedModel]] = {"image-classification": WideNetForImageClassification}
+HEADS: dict[str, type[WideNetPreTrainedModel]] = {
+    "image-classification": WideNetForImageClassification,
+    "pretraining": WideNetForPreTraining,
+    "text-classification": WideNetForSequenceClassification,
+    "question-answering": WideNetForQuestionAnswering,
+}
+TEXT_HEADS = ("masked_lm.", "sentence_order.", "classifier.", "span.", "model.pooler.")
 POSITIONS = "model.embeddings.position_embeddings"
 
 
 Model = TypeVar("Model", bound=WideNetPreTrainedModel)
+TextModel = TypeVar("TextModel", bound=WideNetTextPreTrainedModel)
 
 
-def load_model(folder: str | Path, model_class: type[Model], fresh: tuple[str, ...] = ()) -> Model:
+def load_model(
+    folder: str | Path,
+    model_class: type[Model],
+    *,
+    fresh: tuple[str, ...] = (),
+    config: WideNetConfig | None = None,
+) -> Model:
     """Load a model from a run or model folder.
 
     Args:
         folder: in Hugging Face format.
         model_class: the class with the head that is wanted.
-        fresh: beginnings of the names of weights that may be missing, and are then initialised.
+        fresh: beginnings of the names of weights that may be missing or of another shape, and are then
+            initialised.
+        config: instead of the folder's own.
 
     Raises:
         WideNetError: the folder is missing, incomplete, damaged or holds another architecture.
@@ -40,17 +61,24 @@ def load_model(folder: str | Path, model_class: type[Model], fresh: tuple[str, .
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what does not fit becomes an exception here, not a table on the terminal
     try:
-        loaded: Any = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+        own: dict[str, Any] = {} if config is None else {"config": config}
+        loaded: Any = model_class.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **own
+        )
     except (SafetensorError, StrictDataclassError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise WideNetError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     finally:
         logging.set_verbosity(verbosity)
     model, info = loaded
     for key, stored, expected in sorted(info["mismatched_keys"]):
+        if key.startswith(fresh):
+            continue
+        if config is not None:
+            raise WideNetError(f"{folder} has the shape {[*stored]} at {key}, but {[*expected]} was asked for")
         raise WideNetError(
             f"{folder} is damaged: {key} has the shape {[*stored]}, but config.json asks for {[*expected]}"
         )
-    if missing := sorted(key for key in info["missing_keys"] if not key.startswith(fresh or ("\0",))):
+    if missing := sorted(key for key in info["missing_keys"] if not key.startswith(fresh)):
         raise WideNetError(f"{folder} is incomplete: it lacks the weights {', '.join(missing)}")
     return model
 
@@ -99,6 +127,28 @@ def load_processor(run: str | Path) -> ViTImageProcessor:
         return ViTImageProcessor.from_pretrained(run)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise WideNetError(f"{run}/preprocessor_config.json cannot be read: {' '.join(str(error).split())}") from error
+
+
+def adapt_text_model(folder: Path, model_class: type[TextModel], fields: dict[str, Any]) -> TextModel:
+    """Load a text model to be fine-tuned: its encoder, and its head where it has the right one.
+
+    Args:
+        folder: a pretrained or fine-tuned text model.
+        model_class: with the head that is wanted.
+        fields: config fields to change; other class names mean a new classifier.
+
+    Raises:
+        WideNetError: as :func:`load_model`, or a field does not exist or does not fit the weights.
+    """
+    _describe(folder, WideNetTextConfig.model_type)
+    before = WideNetTextConfig.from_pretrained(folder)
+    kept = {key: value for key, value in before.to_diff_dict().items() if key in own_fields(WideNetTextConfig)}
+    config = build_config(WideNetTextConfig, {**kept, **fields})
+    model = load_model(folder, model_class, fresh=TEXT_HEADS, config=config)
+    if isinstance(model, WideNetForSequenceClassification) and config.id2label != before.id2label:
+        nn.init.normal_(model.classifier.weight, std=config.initializer_range)
+        nn.init.zeros_(model.classifier.bias)
+    return model
 
 
 def adapt_classifier(

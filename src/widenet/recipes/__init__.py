@@ -61,7 +61,11 @@ __all__ = [
 ]
 
 SHORT_KEYS = {"data": "data.source", "model": "model.name", "epochs": "training.epochs"}
-NAMES = ("data.source", "data.test", "data.tokenizer", "data.cache_dir", "model.name", "name")  # stay text
+# These stay text, whatever they look like.
+NAMES = (
+    *("data.source", "data.test", "data.validation", "data.tokenizer", "data.cache_dir", "model.name", "name"),
+    *("data.text_column", "data.pair_column", "data.label_column"),
+)
 
 
 def list_recipes() -> list[str]:

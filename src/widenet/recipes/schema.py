@@ -103,6 +103,7 @@ class SentencesSection(TextSection):
     """Sentences, or pairs of them, with labels or numbers."""
 
     test: str | None = None  # a separate test file
+    validation: str | None = None  # a separate validation file
     text_column: str | None = None  # None: found by name
     pair_column: str | None = None
     label_column: str | None = None
@@ -114,7 +115,7 @@ class QuestionsSection(TextSection):
 
     test: str | None = None  # a separate test file
     max_length: Annotated[int, Field(ge=8)] = 384
-    doc_stride: AtLeastOne = 128  # tokens that two windows of a long context share
+    doc_stride: AtLeastOne = 128  # tokens from the start of a window to that of the next
     n_best: AtLeastOne = 20
     max_answer_length: AtLeastOne = 30  # tokens
     skip_bad_answers: bool = False

@@ -105,4 +105,5 @@ def format_metrics(metrics: dict[str, float]) -> str:
 
 def is_plain(name: str) -> bool:
     """Whether a metric is a number of its own rather than a share of all."""
-    return name.endswith(("loss", "pearson", "spearman", "error"))
+    # SQuAD's scores are in percent already
+    return name.endswith("loss") or name in ("pearson", "spearman", "f1", "exact", "exact_match")

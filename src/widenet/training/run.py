@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -36,7 +36,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 import widenet
 from widenet.analysis.counts import count
 from widenet.errors import WideNetError
-from widenet.recipes import Recipe
+from widenet.recipes import Recipe, TextSection
 from widenet.training.folder import last_checkpoint, read_recipe, relocate, write_json
 from widenet.training.progress import ProgressLine
 from widenet.training.tasks import TASKS, Task
@@ -106,7 +106,7 @@ def _check_output(recipe: Recipe, output: Path, resume: bool, overwrite: bool) -
     if resume:
         if not holds_run:
             raise WideNetError(f"nothing to resume: {output} holds no run")
-        _same_recipe(read_recipe(output), recipe, output)
+        check_same_recipe(recipe, output)
         checkpoint = last_checkpoint(output)
         if checkpoint is None:
             raise WideNetError(f"nothing to resume: {output} has no complete checkpoint; start anew with --overwrite")
@@ -131,8 +131,9 @@ def _check_inputs_survive(recipe: Recipe, output: Path) -> None:
             )
 
 
-def _same_recipe(recorded: Recipe, asked: Recipe, output: Path) -> None:
-    before, now = _flat(recorded.model_dump()), _flat(asked.model_dump())
+def check_same_recipe(asked: Recipe, output: Path) -> None:
+    """Raise :class:`WideNetError` unless a recipe is the one that a run folder records."""
+    before, now = _flat(read_recipe(output).model_dump()), _flat(asked.model_dump())
     for key in before | now:
         if before.get(key) != now.get(key):
             raise WideNetError(
@@ -170,12 +171,16 @@ def _train(task: Task, output: Path, checkpoint: Path | None, console: Console) 
     batch_size = max(2, min(training.batch_size, sizes["train"]) // 2 * 2)
     stop = _StopOnInterrupt()
     writer = SummaryWriter(str(output / "logs"))
-    counts = count(model.config)
+    counts = count(cast(Any, model.config), recipe.data.max_length if isinstance(recipe.data, TextSection) else None)
+    parameters = sum(parameter.numel() for parameter in model.parameters())  # with the head, which counts leaves out
+    held_out = sum(size for part, size in sizes.items() if part not in ("train", "validation"))
     console.print(
-        f"{recipe.name}: {recipe.model.name}, {counts.parameters:,} parameters, {sizes['train']:,} {task.unit} "
-        f"to train on, {sizes['validation']:,} to validate, {sizes['test']:,} to test",
+        f"{recipe.name}: {recipe.model.name}, {parameters:,} parameters, {sizes['train']:,} {task.examples} "
+        f"to train on, {sizes['validation']:,} to validate, {held_out:,} to test",
         highlight=False,
     )
+    for note in task.notes:
+        console.print(note, highlight=False)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     if training.gradient_checkpointing:
         # Renamed in transformers 5.23; Trainer's own argument has no name that fits both.
@@ -238,17 +243,19 @@ def _train(task: Task, output: Path, checkpoint: Path | None, console: Console) 
     metrics = {
         "recipe": recipe.name,
         "task": recipe.task,
+        "headline": list(task.headline),
         "model": recipe.model.name,
         **tested,
         **{f"validation_{key}": best[f"eval_{key}"] for key in task.headline},
-        "parameters": counts.parameters,
-        "active_parameters": counts.active_parameters,
+        "parameters": parameters,
+        "active_parameters": parameters - (counts.parameters - counts.active_parameters),
         "flops": counts.flops,
         "active_flops": counts.active_flops,
         "epochs": round(trainer.state.epoch or 0, 3),
         "steps": trainer.state.global_step,
         "best_epoch": best["epoch"],
         "seconds": round(seconds, 2),
+        **task.speed(trainer.state.global_step * batch_size * training.gradient_accumulation_steps, seconds),
         "outside_step_fraction": round(trainer.clock.outside_fraction, 4),
         "seed": recipe.seed,
         "split": task.split,

@@ -2,9 +2,15 @@
 
 from widenet.training.tasks.base import Task
 from widenet.training.tasks.images import ImageClassification
+from widenet.training.tasks.pretraining import Pretraining
+from widenet.training.tasks.questions import QuestionAnswering
+from widenet.training.tasks.sentences import SentenceClassification
 
 __all__ = ["TASKS", "Task"]
 
 TASKS: dict[str, type[Task]] = {
     "image-classification": ImageClassification,
+    "pretraining": Pretraining,
+    "text-classification": SentenceClassification,
+    "question-answering": QuestionAnswering,
 }

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from widenet.config import WideNetConfig
 from widenet.data.batches import Batch, as_is
 from widenet.encoder import WideNetPreTrainedModel
+from widenet.errors import WideNetError
+from widenet.presets import create_config, list_models
 from widenet.recipes import Recipe
 
 
@@ -27,13 +29,20 @@ class Task(ABC):
     """
 
     unit: ClassVar[str]  # what a batch holds, in words: "images"
-    headline: ClassVar[tuple[str, ...]]  # the metrics that tell how good a model is, the first above all
+    examples: ClassVar[str]  # what the split counts, mostly the same
+    headline: tuple[str, ...]  # the metrics that tell how good a model is, the first above all
     inputs: ClassVar[tuple[str, ...]]  # what of a batch the model sees when it is tested
+    options: ClassVar[dict[str, Any]] = {}  # what else the model is called with
 
     recipe: Recipe
     model: WideNetPreTrainedModel
     train_batches: Dataset
     split: dict[str, Any]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of the data before training starts, a line each."""
+        return []
 
     @classmethod
     @abstractmethod
@@ -70,16 +79,21 @@ class Task(ABC):
     def save_processor(self, folder: Path) -> None:
         """Save what turns raw input into the model's: image processor or tokenizer."""
 
+    def speed(self, examples: int, seconds: float) -> dict[str, Any]:
+        """Return what else can be said of training with so many examples in so many seconds."""
+        return {}
+
     def write_predictions(self, folder: Path) -> None:  # noqa: B027 (most tasks have none)
         """Write the last test's predictions, where a task has files for them."""
 
-    def run_through(self, batches: Dataset, **options: Any) -> Iterator[tuple[Batch, Any]]:
+    def run_through(self, batches: Dataset) -> Iterator[tuple[Batch, Any]]:
         """Yield every batch of a part, on the model's device, with the model's output for it."""
         self.model.eval()
         for batch in DataLoader(batches, self.recipe.training.eval_batch_size, collate_fn=as_is):
             there = {key: value.to(self.model.device) for key, value in batch.items()}
             with torch.no_grad():
-                output = self.model(**{key: there[key] for key in self.inputs}, **options, output_routing=True)
+                inputs = {key: there[key] for key in self.inputs if key in there}
+                output = self.model(**inputs, **self.options, output_routing=True)
             yield there, output
 
 
@@ -114,6 +128,51 @@ class RoutingTally:
             f"test_{unit}": self.examples,
             f"{unit}_per_second": round(self.examples / seconds, 1),
         }
+
+
+def preset_config(recipe: Recipe, config_class: type[WideNetConfig], **fields: Any) -> Any:
+    """Return the configuration of the preset that a recipe names, with the recipe's and other overrides.
+
+    Raises:
+        WideNetError: there is no such preset, it is of another kind, or an override does not fit it.
+    """
+    name = str(recipe.model.name)
+    if not isinstance(create_config(name), config_class):
+        fitting = [preset for preset in list_models() if isinstance(create_config(preset), config_class)]
+        raise WideNetError(f"recipe {recipe.name} cannot train {name}; it can train {', '.join(fitting)}")
+    return create_config(name, **fields, **recipe.model.overrides)
+
+
+def check_labels_open(recipe: Recipe) -> None:
+    """Raise :class:`WideNetError` where a recipe sets what follows from the data."""
+    for key in ("num_labels", "id2label", "label2id", "problem_type"):
+        if key in recipe.model.overrides:
+            raise WideNetError(f"model.{key} follows from the data; leave it out")
+
+
+def label_names(class_names: list[str]) -> dict[str, Any]:
+    """Return the config fields that name the classes."""
+    return {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
+
+
+def check_labels(source: str, data_classes: list[str], config: WideNetConfig) -> None:
+    """Raise :class:`WideNetError` where the classes of the data are not the model's."""
+    model_classes = list((config.id2label or {}).values())
+    if data_classes != model_classes:
+        raise WideNetError(
+            f"the labels of {source} do not match the model: the data have {_shorten(data_classes)}, "
+            f"the model {_shorten(model_classes)}"
+        )
+
+
+def _shorten(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{len(names)} classes ({shown}{', …' if len(names) > 5 else ''})"
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model's name is a folder rather than a preset."""
+    return name not in list_models() and (Path(name).expanduser().is_dir() or any(mark in name for mark in "./\\~"))
 
 
 def bounded(loss: float) -> float:

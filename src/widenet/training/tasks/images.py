@@ -9,19 +9,28 @@ from torch import Tensor
 from transformers import ViTImageProcessor
 
 from widenet.checkpoints.folder import adapt_classifier, load_model, load_processor
+from widenet.config import WideNetVisionConfig
 from widenet.data.batches import Batch, Collator, EvalImages, SeededBatches, TrainImages, make_processor
 from widenet.data.images import ImageData, ImageSet, load_images
-from widenet.errors import WideNetError, unknown
-from widenet.presets import create_config, list_models
+from widenet.errors import WideNetError
 from widenet.recipes import ImageRecipe, Recipe
-from widenet.training.tasks.base import RoutingTally, Task, bounded
+from widenet.training.tasks.base import (
+    RoutingTally,
+    Task,
+    bounded,
+    check_labels,
+    check_labels_open,
+    is_folder,
+    label_names,
+    preset_config,
+)
 from widenet.vision import WideNetForImageClassification
 
 
 class ImageClassification(Task):
     """Images in, classes out."""
 
-    unit = "images"
+    unit = examples = "images"
     headline = ("accuracy",)
     inputs = ("pixel_values",)
 
@@ -41,32 +50,25 @@ class ImageClassification(Task):
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
-        name, overrides = str(recipe.model.name), recipe.model.overrides
-        for key in ("num_labels", "id2label", "label2id"):
-            if key in overrides:
-                raise WideNetError(f"model.{key} follows from the data; leave it out")
-        if overrides.get("num_channels", 3) != 3:
-            channels = overrides["num_channels"]
+        check_labels_open(recipe)
+        channels = recipe.model.overrides.get("num_channels", 3)
+        if channels != 3:
             raise WideNetError(f"model.num_channels={channels}: images are read as RGB, so it must be 3")
-        if name in list_models():
-            create_config(name, **overrides)
-        elif Path(name).expanduser().is_dir() or any(mark in name for mark in "./\\~"):
+        if is_folder(name := str(recipe.model.name)):
             load_model(Path(name).expanduser(), WideNetForImageClassification)
         else:
-            raise unknown("preset", name, list_models())
+            preset_config(recipe, WideNetVisionConfig)
 
     @classmethod
     def start(cls, recipe: Recipe) -> Self:
         recipe = cast(ImageRecipe, recipe)
         data = _read(recipe)
-        name, overrides = str(recipe.model.name), recipe.model.overrides
-        if name in list_models():
-            labels = dict(enumerate(data.class_names))
-            names = {"id2label": labels, "label2id": {label: index for index, label in labels.items()}}
-            model = WideNetForImageClassification(create_config(name, **names, **overrides))
-        else:
+        if is_folder(name := str(recipe.model.name)):
             source = load_model(Path(name).expanduser(), WideNetForImageClassification)
-            model = adapt_classifier(source, data.class_names, overrides)
+            model = adapt_classifier(source, data.class_names, recipe.model.overrides)
+        else:
+            config = preset_config(recipe, WideNetVisionConfig, **label_names(data.class_names))
+            model = WideNetForImageClassification(config)
         return cls(recipe, data, model, make_processor(model.config, data, recipe.data.crop_fraction))
 
     @classmethod
@@ -75,7 +77,7 @@ class ImageClassification(Task):
         model = load_model(run, WideNetForImageClassification)
         processor = load_processor(run)
         data = _read(recipe)
-        check_labels(str(recipe.data.source), data.class_names, list((model.config.id2label or {}).values()))
+        check_labels(str(recipe.data.source), data.class_names, model.config)
         return cls(recipe, data, model, processor)
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Tensor, int]:
@@ -138,20 +140,6 @@ class ImageClassification(Task):
     def _outputs(self, images: ImageSet) -> Iterator[tuple[Tensor, Any]]:
         for batch, output in self.run_through(EvalImages(images, self.processor)):
             yield batch["labels"], output
-
-
-def check_labels(source: str, data_classes: list[str], model_classes: list[str]) -> None:
-    """Raise :class:`WideNetError` where the classes of data and model differ."""
-    if data_classes != model_classes:
-        raise WideNetError(
-            f"the labels of {source} do not match the model: the data have {_shorten(data_classes)}, "
-            f"the model {_shorten(model_classes)}"
-        )
-
-
-def _shorten(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{len(names)} classes ({shown}{', …' if len(names) > 5 else ''})"
 
 
 def _read(recipe: ImageRecipe) -> ImageData:
