@@ -89,7 +89,9 @@ class Task(ABC):
     def run_through(self, batches: Dataset) -> Iterator[tuple[Batch, Any]]:
         """Yield every batch of a part, on the model's device, with the model's output for it."""
         self.model.eval()
-        for batch in DataLoader(batches, self.recipe.training.eval_batch_size, collate_fn=as_is):
+        # With a generator of its own, or it would draw from the model's random numbers.
+        size, generator = self.recipe.training.eval_batch_size, torch.Generator()
+        for batch in DataLoader(batches, size, collate_fn=as_is, generator=generator):
             there = {key: value.to(self.model.device) for key, value in batch.items()}
             with torch.no_grad():
                 inputs = {key: there[key] for key in self.inputs if key in there}
