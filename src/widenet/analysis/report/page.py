@@ -1,0 +1,85 @@
+"""From a run folder to the page: what is read, and the order of the sections."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from widenet.analysis.compare import read_metrics
+from widenet.analysis.report.curves import learning_curves
+from widenet.analysis.report.markup import page, section
+from widenet.analysis.report.sections import (
+    class_table,
+    expert_load,
+    facts,
+    header,
+    origin_table,
+    recipe_text,
+    split_table,
+)
+from widenet.config import WideNetVisionConfig
+from widenet.errors import WideNetError
+
+
+def write_report(run: Path, output: Path | None = None) -> Path:
+    """Write a run's page and return where it is.
+
+    The page depends only on what the run folder holds. Whatever the folder lacks (logs, recipe, a
+    mixture's expert load) is left out, and the page says so.
+
+    Args:
+        run: a run folder with ``metrics.json``.
+        output: the page; ``report.html`` in the run folder by default.
+
+    Raises:
+        WideNetError: the run is missing or damaged, or the page cannot be written.
+    """
+    text = _page(run, read_metrics(run))
+    output = output or run / "report.html"
+    partial = output.with_name(f"{output.name}.partial")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(output)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise WideNetError(f"the report cannot be written to {output}: {error}") from error
+    return output
+
+
+def _page(run: Path, metrics: dict[str, Any]) -> str:
+    config = _read_config(run)
+    recipe = _read_recipe(run)
+    name, model = str(metrics.get("recipe") or run.resolve().name), str(metrics.get("model") or "unknown model")
+    sections = [
+        header(name, model, recipe, config),
+        facts(metrics),
+        section("Learning curves", learning_curves(run / "logs", config, metrics)),
+        section("Expert load", expert_load(metrics)),
+        section("Accuracy by class", class_table(metrics)),
+        section("Data", split_table(metrics.get("split"))),
+        section("Recipe", recipe_text(recipe)),
+        section("Made with", origin_table(metrics)),
+    ]
+    return page(f"{name} · {model}", "\n".join(sections))
+
+
+def _read_config(run: Path) -> WideNetVisionConfig | None:
+    file = run / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        return WideNetVisionConfig.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise WideNetError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _read_recipe(run: Path) -> str | None:
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        return None
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WideNetError(f"{file} cannot be read: {error}") from error
