@@ -39,14 +39,28 @@ EXIT_INTERRUPTED = 130
 def main() -> None:
     """Run a command; a user's mistake becomes one line and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except ValueError as error:
         from widenet.errors import WideNetError
 
         if not isinstance(error, WideNetError):
             raise
-        print(f"widenet: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        _stop(str(error), EXIT_USER_ERROR)
+    except Exception as error:
+        # What the command line itself refuses. Its exceptions moved from click into typer, so by what they can do.
+        if type(error).__name__ == "Abort":
+            _stop("interrupted", EXIT_INTERRUPTED)
+        if not hasattr(error, "format_message"):
+            raise
+        if not (message := error.format_message().strip()):  # no arguments: the help has been shown
+            sys.exit(EXIT_USER_ERROR)
+        _stop(" ".join(message.split()), EXIT_USER_ERROR)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    print(f"widenet: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 @app.command()

@@ -340,14 +340,6 @@ def test_a_mistake_is_one_line_and_nothing_is_lost(
     assert listing(here) == before
 
 
-@pytest.mark.parametrize("words", [["trian"], ["train"], ["models", "--yaml"], ["predict", "run"]])
-def test_a_wrong_command_line_is_exit_code_2(widenet: Command, words: list[str]) -> None:
-    result = widenet(*words)
-    assert result.code == 2
-    assert "Traceback" not in result.err
-    assert "Usage" in result.err
-
-
 def test_a_bug_is_not_taken_for_a_mistake(monkeypatch: pytest.MonkeyPatch, widenet: Command, here: Path) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ValueError("a bug")
@@ -436,3 +428,28 @@ def test_ctrl_c_while_testing_keeps_the_run(monkeypatch: pytest.MonkeyPatch, wid
     assert result.code == 130
     assert "--resume" in result.err
     assert widenet("train", "digits", *TINY, "--output", str(tmp_path / "out"), "--resume").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian"], "'train'"),
+        (["--foo"], "--foo"),
+        (["train"], "'recipe'"),
+        (["train", "digits", "--sedes", "3"], "--seeds"),
+        (["train", "digits", "--seeds", "x"], "'--seeds'"),
+        (["predict", "run"], "INPUT"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(widenet: Command, words: list[str], expected: str) -> None:
+    result = widenet(*words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("widenet: ")
+    assert result.err.count("\n") == 1
+    assert expected in result.err
+
+
+def test_no_arguments_show_the_help(widenet: Command) -> None:
+    result = widenet()
+    assert "Usage" in result.out + result.err
+    assert "train" in result.out + result.err
