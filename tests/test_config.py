@@ -85,6 +85,17 @@ def test_a_router_per_block_over_shared_experts() -> None:
     assert [step[3:] for step in steps(share_router=False)] == [(0, 0), (0, 1), (0, 2), (0, 3)]
 
 
+def test_each_sharing_group_has_its_own_modules() -> None:
+    assert steps(num_sharing_groups=2) == [(0, 0, N, 0, 0), (0, 1, N, 0, 0), (1, 2, N, 1, 1), (1, 3, N, 1, 1)]
+    dense = [(0, 0, 0, N, N), (0, 0, 0, N, N), (1, 1, 1, N, N), (1, 1, 1, N, N)]
+    assert steps(num_sharing_groups=2, share_norm=True, moe_layers="none") == dense
+    # the one mixture of the second group is experts 0; each group's dense blocks share
+    mixed = [(0, 0, 0, N, N), (0, 1, 0, N, N), (1, 2, N, 0, 0), (1, 3, 1, N, N)]
+    assert steps(num_sharing_groups=2, moe_layers=[2]) == mixed
+    # what is not shared is not grouped; a group per block shares nothing
+    assert steps(num_sharing_groups=2, **UNSHARED) == steps(**UNSHARED) == steps(num_sharing_groups=4)
+
+
 def test_steps_have_names() -> None:
     assert WideNetConfig(num_hidden_layers=1).depth_plan() == [
         Step(attention=0, norms=0, dense=None, experts=0, router=0)
@@ -146,6 +157,9 @@ OUT_OF_RANGE = [
     ({"num_experts_per_tok": 0}, ["num_experts_per_tok=0"]),
     ({"expert_intermediate_size": 0}, ["expert_intermediate_size=0"]),
     ({"num_routing_groups": 5}, ["num_routing_groups=5", "num_hidden_layers=12"]),
+    ({"num_sharing_groups": 5}, ["num_sharing_groups=5", "num_hidden_layers=12"]),
+    ({"num_sharing_groups": 0, "moe_layers": "none"}, ["num_sharing_groups=0"]),
+    ({"num_register_tokens": -1}, ["num_register_tokens=-1"]),
     ({"num_routing_groups": 0}, ["num_routing_groups=0"]),
     ({"num_routing_groups": -2}, ["num_routing_groups=-2"]),
     ({"num_routing_groups": 24}, ["num_routing_groups=24"]),

@@ -48,6 +48,8 @@ class WideNetConfig(PreTrainedConfig):
         share_ffn: one feed-forward (and one mixture) for all blocks, or one per block.
         share_norm: one pair of LayerNorms for all blocks (ALBERT), or one pair per block (Eq 6).
         share_router: one router for all mixtures, or one per mixture. None follows ``share_ffn``.
+        num_sharing_groups: what is shared, is shared by B/num_sharing_groups consecutive blocks: each group has
+            a set of shared modules of its own. 1 is the paper's model.
         num_routing_groups: G; routing is computed once per group of B/G consecutive blocks (Fig 3).
             None means one group per block, the standard model.
         moe_layers: which blocks hold a mixture: "all", "none" or a list of block indices.
@@ -84,6 +86,7 @@ class WideNetConfig(PreTrainedConfig):
     share_ffn: bool = True
     share_norm: bool = False
     share_router: bool | None = None
+    num_sharing_groups: int = 1
     num_routing_groups: int | None = None
     moe_layers: str | list[int] = "all"
     num_experts: int = 4
@@ -128,6 +131,9 @@ class WideNetConfig(PreTrainedConfig):
                     raise WideNetError(
                         f"moe_layers names block {index}, but the blocks are 0 to {self.num_hidden_layers - 1}"
                     )
+        groups = self.num_sharing_groups
+        fits = groups >= 1 and self.num_hidden_layers % groups == 0
+        _require(self, "num_sharing_groups", fits, f"must divide num_hidden_layers={self.num_hidden_layers}")
         if not self.moe_blocks:
             return
         groups = self.num_routing_groups or 0
@@ -158,38 +164,35 @@ class WideNetConfig(PreTrainedConfig):
     def depth_plan(self) -> list[Step]:
         """Return what each of the B blocks uses.
 
-        With ``share_ffn`` every dense block uses dense feed-forward 0 and every mixture uses experts 0;
-        otherwise each block has its own. Only blocks that compute a routing have a router: the first
-        mixture of each routing group.
+        With ``share_ffn`` the dense blocks of a sharing group (of all blocks, where there is one group) use one
+        dense feed-forward and its mixtures one set of experts; otherwise each block has its own. Only blocks that
+        compute a routing have a router: the first mixture of each routing group.
         """
         self.check()
         moe_blocks = set(self.moe_blocks)
-        group_size = self.num_hidden_layers // (self.num_routing_groups or 1)
+        routing_size = self.num_hidden_layers // (self.num_routing_groups or 1)
+        sharing_size = self.num_hidden_layers // self.num_sharing_groups
+        numbers: dict[str, dict[int, int]] = {}
+        routed = set()
+
+        def module(kind: str, shared: bool | None, block: int) -> int:
+            """Number the modules of a kind in the order of their first use."""
+            seen = numbers.setdefault(kind, {})
+            return seen.setdefault(block // sharing_size if shared else block, len(seen))
+
         plan: list[Step] = []
-        dense_seen = experts_seen = routers_seen = 0
-        routed_groups = set()
         for block in range(self.num_hidden_layers):
+            attention = module("attention", self.share_attention, block)
+            norms = module("norms", self.share_norm, block)
             dense = experts = router = None
-            if block in moe_blocks:
-                experts = 0 if self.share_ffn else experts_seen
-                experts_seen += 1
-                group = block // group_size
-                if group not in routed_groups:
-                    routed_groups.add(group)
-                    router = 0 if self.share_router else routers_seen
-                    routers_seen += 1
+            if block not in moe_blocks:
+                dense = module("dense", self.share_ffn, block)
             else:
-                dense = 0 if self.share_ffn else dense_seen
-                dense_seen += 1
-            plan.append(
-                Step(
-                    attention=0 if self.share_attention else block,
-                    norms=0 if self.share_norm else block,
-                    dense=dense,
-                    experts=experts,
-                    router=router,
-                )
-            )
+                experts = module("experts", self.share_ffn, block)
+                if block // routing_size not in routed:
+                    routed.add(block // routing_size)
+                    router = module("router", self.share_router, block)
+            plan.append(Step(attention, norms, dense, experts, router))
         return plan
 
 
@@ -204,6 +207,8 @@ class WideNetVisionConfig(WideNetConfig):
         pooling: "mean" averages the patch tokens (MoE models); "cls" adds a [CLS] token and uses it (ViT).
         use_representation: a D → D layer with tanh before the classifier, as in ImageNet pretraining;
             left out for fine-tuning.
+        num_register_tokens: learned tokens between [CLS] and the patches that attention alone reads (registers,
+            DeiT's distillation token). The paper has none.
     """
 
     model_type = "widenet_vision"
@@ -213,11 +218,17 @@ class WideNetVisionConfig(WideNetConfig):
     num_channels: int = 3
     pooling: str = "mean"
     use_representation: bool = False
+    num_register_tokens: int = 0
 
     @property
     def num_patches(self) -> int:
         """Patches of one image."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: [CLS], where pooling is "cls", and the registers."""
+        return (self.pooling == "cls") + self.num_register_tokens
 
     def check(self) -> None:
         """Raise :class:`WideNetError` for the first value that cannot be built."""
@@ -230,6 +241,7 @@ class WideNetVisionConfig(WideNetConfig):
             self.image_size % self.patch_size == 0,
             f"must divide image_size={self.image_size}",
         )
+        _require(self, "num_register_tokens", self.num_register_tokens >= 0, "must be at least 0")
         if self.pooling not in ("cls", "mean"):
             raise unknown("pooling", self.pooling, ["cls", "mean"])
 

@@ -235,6 +235,11 @@ def build_config(config_class: type[Config], fields: dict[str, Any]) -> Config:
         raise WideNetError(" ".join(str(error.__cause__ or error).split())) from error
 
 
+def tasks_of(config: WideNetConfig) -> dict[str, Callable[[Any], PreTrainedModel]]:
+    """Return the models that read a configuration, by their task."""
+    return (_TEXT if isinstance(config, WideNetTextConfig) else _IMAGES).tasks
+
+
 def create_model(name: str, task: str | None = None, **overrides: Any) -> PreTrainedModel:
     """Return a freshly initialised model.
 

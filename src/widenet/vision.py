@@ -1,7 +1,7 @@
 """Images: patches in, classes out, around the encoder.
 
-Axes: N images, C channels, P patch size, L tokens (patches, plus one [CLS] token where pooling is "cls"),
-D hidden size.
+Axes: N images, C channels, P patch size, L tokens (patches, after a [CLS] token where pooling is "cls" and R
+registers where there are any), D hidden size.
 """
 
 import torch
@@ -23,16 +23,16 @@ from widenet.outputs import (
 
 
 class PatchEmbeddings(nn.Module):
-    """An image as tokens: P×P patches by a strided convolution, an optional [CLS], learned positions."""
+    """An image as tokens: P×P patches by a strided convolution, an optional [CLS], registers, learned positions."""
 
     def __init__(self, config: WideNetVisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.has_cls = config.pooling == "cls"
-        D = config.hidden_size
+        D, R = config.hidden_size, config.num_register_tokens
         self.projection = nn.Conv2d(config.num_channels, D, config.patch_size, stride=config.patch_size)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, D)) if self.has_cls else None
-        self.position_embeddings = nn.Parameter(torch.zeros(1, config.num_patches + self.has_cls, D))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, D)) if config.pooling == "cls" else None
+        self.register_tokens = nn.Parameter(torch.zeros(1, R, D)) if R else None
+        self.position_embeddings = nn.Parameter(torch.zeros(1, config.num_prefix_tokens + config.num_patches, D))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
@@ -58,12 +58,13 @@ class PatchEmbeddings(nn.Module):
             if height % P or width % P:
                 raise WideNetError(f"patch_size={P} must divide the image's height and width {height}×{width}")
             positions = resample_abs_pos_embed(
-                positions, [height // P, width // P], num_prefix_tokens=int(self.has_cls)
+                positions, [height // P, width // P], num_prefix_tokens=config.num_prefix_tokens
             )
         x = self.projection(pixel_values.to(self.projection.weight.dtype))  # [N, D, height/P, width/P]
         x = x.flatten(2).transpose(1, 2)  # [N, patches, D]
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)  # [N, L, D]
+        prefix = [tokens for tokens in (self.cls_token, self.register_tokens) if tokens is not None]
+        if prefix:
+            x = torch.cat([*(tokens.expand(x.shape[0], -1, -1) for tokens in prefix), x], dim=1)  # [N, L, D]
         return self.dropout(x + positions)
 
 
@@ -80,8 +81,9 @@ class WideNetVisionPreTrainedModel(WideNetPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, PatchEmbeddings):
             init.normal_(module.position_embeddings, std=self.config.initializer_range)
-            if module.cls_token is not None:
-                init.normal_(module.cls_token, std=self.config.initializer_range)
+            for tokens in (module.cls_token, module.register_tokens):
+                if tokens is not None:
+                    init.normal_(tokens, std=self.config.initializer_range)
 
 
 class WideNetVisionModel(WideNetVisionPreTrainedModel):
@@ -129,7 +131,7 @@ class WideNetVisionModel(WideNetVisionPreTrainedModel):
             output_attentions=chosen(output_attentions, config.output_attentions),
         )
         tokens = encoded.last_hidden_state  # [N, L, D]
-        pooled = tokens[:, 0] if config.pooling == "cls" else tokens.mean(1)  # [N, D]
+        pooled = tokens[:, 0] if config.pooling == "cls" else tokens[:, config.num_register_tokens :].mean(1)  # [N, D]
         if self.representation is not None:
             pooled = self.representation(pooled).tanh()
         output = WideNetModelOutput(

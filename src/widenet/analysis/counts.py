@@ -86,7 +86,7 @@ def forward_flops(config: ModelConfig, experts_per_token: int, tokens: int | Non
 def _tokens(config: ModelConfig, tokens: int | None) -> int:
     if isinstance(config, WideNetTextConfig):
         return tokens or config.max_position_embeddings
-    return config.num_patches + (config.pooling == "cls")
+    return config.num_prefix_tokens + config.num_patches
 
 
 def _ends(config: ModelConfig, L: int) -> int:

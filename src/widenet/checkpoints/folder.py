@@ -181,7 +181,7 @@ def adapt_classifier(
     grid = config.image_size // config.patch_size
     if state[POSITIONS].shape != expected[POSITIONS].shape and config.pooling == source.config.pooling:
         state[POSITIONS] = resample_abs_pos_embed(
-            state[POSITIONS], [grid, grid], num_prefix_tokens=int(config.pooling == "cls")
+            state[POSITIONS], [grid, grid], num_prefix_tokens=config.num_prefix_tokens
         )
     dropped = [key for key in state if new_head and key.startswith("classifier.")]
     dropped += [key for key in state if not config.use_representation and ".representation." in key]
