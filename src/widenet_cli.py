@@ -115,10 +115,14 @@ def train(
         sys.exit(EXIT_INTERRUPTED)
     from widenet.analysis.report import write_report
 
-    for run in [folder] if seeds == 1 else sorted(folder.glob("seed-*")):
+    for run in [folder] if seeds == 1 else [folder / f"seed-{seed}" for seed in metrics["seeds"]]:
         write_report(run)
     unit = next(key for key in metrics if key.startswith("test_")).removeprefix("test_")
-    reached = format_metrics({key: metrics[key] for key in metrics["headline"]})
+    parts = [part for part in metrics["split"]["sizes"] if f"{part}_loss" in metrics] or [""]  # of MNLI, two
+    reached = "  ".join(
+        format_metrics({f"{part} {key}".strip(): metrics[f"{part}_{key}".strip("_")] for key in metrics["headline"]})
+        for part in parts
+    )
     print(
         f"test {reached} on {metrics[f'test_{unit}']:,} {unit}, {metrics['parameters']:,} parameters, "
         f"{metrics['seconds']:.0f} s{f' (medians of {seeds} seeds)' if seeds > 1 else ''}; the run is in {folder}"
@@ -180,7 +184,8 @@ def predict(
     elif task == "pretraining":
         from widenet.predict import predict_masks
 
-        rows = [{"text": each.text, "words": _named("word", each.classes)} for each in predict_masks(run, inputs, top)]
+        texts = predict_masks(run, inputs, top)
+        rows = [{"text": each.text, "words": _named("word", each.classes)} for each in texts]
     else:
         from widenet.predict import predict_texts
 
@@ -191,10 +196,8 @@ def predict(
             else {"text": each.text, "value": each.value}
             for each in texts
         ]
-        if cut := sum(each.cut for each in texts):
-            print(
-                f"widenet: {cut} of {len(texts)} texts are longer than the model reads and were cut", file=sys.stderr
-            )
+    if task in ("pretraining", "text-classification") and (cut := len({each.text for each in texts if each.cut})):
+        print(f"widenet: {cut} of {len(inputs)} texts are longer than the model reads and were cut", file=sys.stderr)
     if json_:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from widenet.analysis.compare import read_metrics
 from widenet.checkpoints.folder import load_model, load_processor
 from widenet.data.batches import Batch
 from widenet.data.questions import Question, QuestionBatches, make_windows
@@ -145,6 +146,7 @@ def predict_answers(
     *,
     max_answer_length: int = 30,
     doc_stride: int = 128,
+    with_impossible: bool | None = None,
     batch_size: int = 64,
 ) -> list[TextPrediction]:
     """Answer questions about a context of any length, in the context's own words.
@@ -153,10 +155,11 @@ def predict_answers(
         run: run or model folder of question answering.
         questions: what to ask.
         context: where the answer stands. What is longer than the model reads is read in overlapping windows.
-        top: how many answers to return for each question. "" says that the context holds none, from a model
-            that was trained on such questions.
+        top: how many answers to return for each question. "" says that the context holds none.
         max_answer_length: tokens of an answer, at most.
         doc_stride: tokens from the start of a window to that of the next.
+        with_impossible: the context may hold no answer, as in SQuAD 2.0. None means: if the run was trained
+            on such questions.
         batch_size: windows at once; the result does not depend on it.
 
     Raises:
@@ -177,7 +180,10 @@ def predict_answers(
         output = model(**batch)
         starts[rows, : output.start_logits.shape[1]] = output.start_logits.float()
         ends[rows, : output.end_logits.shape[1]] = output.end_logits.float()
-    nbest = pick_answers(asked, windows, starts, ends, max(top, 20), max_answer_length).nbest
+    if with_impossible is None:
+        recorded = read_metrics(Path(run)) if (Path(run) / "metrics.json").is_file() else {}
+        with_impossible = "exact" in recorded.get("headline", [])  # what SQuAD 2.0 calls exact_match
+    nbest = pick_answers(asked, windows, starts, ends, max(top, 20), max_answer_length, with_impossible).nbest
     return [
         TextPrediction(question.question, [(each["text"], each["probability"]) for each in nbest[question.id][:top]])
         for question in asked

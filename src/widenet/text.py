@@ -277,7 +277,9 @@ class WideNetForPreTraining(WideNetTextMaskedLMPreTrainedModel):
 
 
 class WideNetForMaskedLM(WideNetTextMaskedLMPreTrainedModel):
-    """Masked LM alone."""
+    """Masked LM alone; also of a pretrained model, whose other weights it leaves aside."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^sentence_order\.", r"^model\.pooler\."]  # noqa: RUF012 (transformers' own)
 
     def __init__(self, config: WideNetTextConfig) -> None:
         super().__init__(config)

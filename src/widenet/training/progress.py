@@ -42,6 +42,8 @@ class ProgressLine(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if args.logging_strategy == "steps" and state.global_step >= state.max_steps:
+            control.should_log = True  # Trainer validates after the last step, whatever eval_steps says
         if self.bar.disable or (state.global_step % 10 and state.global_step < state.max_steps):
             return
         steps = state.global_step - self.first_step
@@ -50,7 +52,8 @@ class ProgressLine(TrainerCallback):
         numbers = (
             f"{format_numbers(self.trainer.meter.means() or self.train)}  {speed:,.0f} {self.trainer.task.unit}/s"
         )
-        epoch = f"{state.epoch or 0:.1f}/{args.num_train_epochs:g}"
+        epochs = args.num_train_epochs if args.max_steps <= 0 else state.num_train_epochs
+        epoch = f"{state.epoch or 0:.1f}/{epochs:g}"
         self.bar.update(self.task, completed=state.global_step, epoch=epoch, numbers=numbers)
 
     def on_log(

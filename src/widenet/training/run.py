@@ -167,8 +167,8 @@ def _prepare(output: Path, overwrite: bool, recipe: Recipe) -> None:
 def _train(task: Task, output: Path, checkpoint: Path | None, console: Console) -> dict[str, Any]:
     recipe, model, sizes = task.recipe, task.model, task.split["sizes"]
     training = recipe.training
-    # An even batch (mixup pairs images), never larger than the set.
-    batch_size = max(2, min(training.batch_size, sizes["train"]) // 2 * 2)
+    multiple, there = task.batch_multiple, len(cast(Any, task.train_batches))
+    batch_size = max(multiple, min(training.batch_size, there) // multiple * multiple)  # never larger than the set
     stop = _StopOnInterrupt()
     writer = SummaryWriter(str(output / "logs"))
     counts = count(cast(Any, model.config), recipe.data.max_length if isinstance(recipe.data, TextSection) else None)

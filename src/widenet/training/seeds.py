@@ -38,13 +38,14 @@ def train_seeds(
     Raises:
         WideNetError: as :func:`train`, or ``count`` is below 1.
     """
-    if count < 1:
-        raise WideNetError(f"seeds={count} must be at least 1")
+    runs = {
+        seed: (recipe.model_copy(update={"seed": seed}), output / f"seed-{seed}")
+        for seed in range(recipe.seed, recipe.seed + count)
+    }
+    _check(runs, output, count, resume, overwrite)
     found = []
-    for seed in range(recipe.seed, recipe.seed + count):
-        each, folder = recipe.model_copy(update={"seed": seed}), output / f"seed-{seed}"
+    for each, folder in runs.values():
         if resume and (folder / "metrics.json").is_file():
-            check_same_recipe(each, folder)
             found.append(read_metrics(folder))
             continue
         again = resume and last_checkpoint(folder) is not None
@@ -61,6 +62,30 @@ def train_seeds(
     }
     write_json(output / "metrics.json", summary)
     return summary
+
+
+def _check(runs: dict[int, tuple[Recipe, Path]], output: Path, count: int, resume: bool, overwrite: bool) -> None:
+    """Find what would stop a later run before the first one starts, and what must not be written into."""
+    if count < 1:
+        raise WideNetError(f"seeds={count} must be at least 1")
+    if max(runs) >= 2**32:
+        raise WideNetError(f"seed={min(runs)} leaves no room for {count} seeds; the largest is {2**32 - 1}")
+    if resume and overwrite:
+        raise WideNetError("--resume and --overwrite exclude each other")
+    if output.exists() and not output.is_dir():
+        raise WideNetError(f"output {output} is a file, not a folder")
+    if (output / "recipe.yaml").exists():
+        raise WideNetError(f"{output} holds a run of one seed; choose another --output folder for several")
+    if output.is_dir() and any(output.iterdir()) and not any(output.glob("seed-*/recipe.yaml")):
+        raise WideNetError(f"{output} is not empty and holds no run; choose another --output folder")
+    begun = [(each, folder) for each, folder in runs.values() if (folder / "recipe.yaml").is_file()]
+    if resume and not begun:
+        raise WideNetError(f"nothing to resume: {output} holds none of these runs")
+    for each, folder in begun:
+        if resume:
+            check_same_recipe(each, folder)
+        elif not overwrite:
+            raise WideNetError(f"{folder} already holds a run; add --resume to go on or --overwrite to replace it")
 
 
 def _median(values: list[float]) -> float:

@@ -33,6 +33,7 @@ class Task(ABC):
     headline: tuple[str, ...]  # the metrics that tell how good a model is, the first above all
     inputs: ClassVar[tuple[str, ...]]  # what of a batch the model sees when it is tested
     options: ClassVar[dict[str, Any]] = {}  # what else the model is called with
+    batch_multiple: ClassVar[int] = 1  # a training batch holds so many, or a multiple
 
     recipe: Recipe
     model: WideNetPreTrainedModel

@@ -33,6 +33,7 @@ class ImageClassification(Task):
     unit = examples = "images"
     headline = ("accuracy",)
     inputs = ("pixel_values",)
+    batch_multiple = 2  # mixup pairs images
 
     recipe: ImageRecipe
     model: WideNetForImageClassification

@@ -14,7 +14,7 @@ from widenet.data.masking import PretrainingBatches
 from widenet.recipes import PretrainingRecipe, Recipe
 from widenet.text import WideNetForPreTraining
 from widenet.training.tasks.base import RoutingTally, bounded, is_folder, preset_config
-from widenet.training.tasks.text import TextTask, find_tokenizer, load_text_model, make_model
+from widenet.training.tasks.text import TextTask, find_tokenizer, make_model, reload_text_model
 
 
 class Pretraining(TextTask):
@@ -52,7 +52,7 @@ class Pretraining(TextTask):
     @classmethod
     def reload(cls, recipe: Recipe, run: Path) -> Self:
         recipe = cast(PretrainingRecipe, recipe)
-        model, tokenizer = load_text_model(run, WideNetForPreTraining)
+        model, tokenizer = reload_text_model(recipe, run, WideNetForPreTraining)
         return cls(recipe, _read(recipe, tokenizer, None), model, tokenizer)
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Tensor, int]:

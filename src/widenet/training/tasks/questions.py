@@ -15,7 +15,7 @@ from widenet.recipes import QuestionsRecipe, Recipe
 from widenet.text import WideNetForQuestionAnswering
 from widenet.training.answers import Answers, pick_answers, squad_scores
 from widenet.training.tasks.base import RoutingTally
-from widenet.training.tasks.text import TextTask, load_text_model, make_model, make_tokenizer
+from widenet.training.tasks.text import TextTask, make_model, make_tokenizer, reload_text_model
 
 
 class QuestionAnswering(TextTask):
@@ -52,7 +52,7 @@ class QuestionAnswering(TextTask):
     @classmethod
     def reload(cls, recipe: Recipe, run: Path) -> Self:
         recipe = cast(QuestionsRecipe, recipe)
-        model, tokenizer = load_text_model(run, cls.model_class)
+        model, tokenizer = reload_text_model(recipe, run, cls.model_class)
         return cls(recipe, _read(recipe), model, tokenizer)
 
     @property

@@ -15,7 +15,7 @@ from widenet.errors import WideNetError
 from widenet.recipes import Recipe, SentencesRecipe
 from widenet.text import WideNetForSequenceClassification
 from widenet.training.tasks.base import RoutingTally, bounded, check_labels, label_names
-from widenet.training.tasks.text import TextTask, load_text_model, make_model, make_tokenizer
+from widenet.training.tasks.text import TextTask, make_model, make_tokenizer, reload_text_model
 
 
 class SentenceClassification(TextTask):
@@ -55,7 +55,7 @@ class SentenceClassification(TextTask):
     @classmethod
     def reload(cls, recipe: Recipe, run: Path) -> Self:
         recipe = cast(SentencesRecipe, recipe)
-        model, tokenizer = load_text_model(run, cls.model_class)
+        model, tokenizer = reload_text_model(recipe, run, cls.model_class)
         if (model.config.problem_type == "regression") != recipe.data.regression:
             asked = "numbers" if recipe.data.regression else "classes"
             raise WideNetError(

@@ -31,11 +31,7 @@ class TextTask(Task):
             config: Any = load_model(Path(name).expanduser(), cls.model_class, fresh=TEXT_HEADS).config
         else:
             config = preset_config(recipe, WideNetTextConfig)
-        positions = recipe.model.overrides.get("max_position_embeddings", config.max_position_embeddings)
-        if section.max_length > positions:
-            raise WideNetError(
-                f"data.max_length={section.max_length} is more than max_position_embeddings={positions}"
-            )
+        _check_length(section, recipe.model.overrides.get("max_position_embeddings", config.max_position_embeddings))
 
     def save_processor(self, folder: Path) -> None:
         self.tokenizer.model_max_length = cast(TextSection, self.recipe.data).max_length  # what predictions cut at
@@ -75,10 +71,31 @@ def make_model(
         return model
     tokens = max(tokenizer.get_vocab().values()) + 1
     config = preset_config(recipe, WideNetTextConfig, **fields)
+    named = cast(TextSection, recipe.data).tokenizer
+    if named is not None and "vocab_size" in overrides:  # without a tokenizer, it is how large that may become
+        check_tokenizer(tokenizer, config.vocab_size, named)
     if not 0 <= config.vocab_size - tokens < 128:  # as far as check_tokenizer lets a vocabulary be padded
         config.vocab_size = tokens
     config.pad_token_id = tokenizer.pad_token_id
     return model_class(config)
+
+
+def reload_text_model(
+    recipe: Recipe, run: Path, model_class: type[WideNetTextPreTrainedModel]
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Return a run's model and tokenizer, to be tested with a recipe.
+
+    Raises:
+        WideNetError: as :func:`load_text_model`, or the model reads fewer tokens than the recipe says.
+    """
+    model, tokenizer = load_text_model(run, model_class)
+    _check_length(cast(TextSection, recipe.data), model.config.max_position_embeddings)
+    return model, tokenizer
+
+
+def _check_length(section: TextSection, positions: int) -> None:
+    if section.max_length > positions:
+        raise WideNetError(f"data.max_length={section.max_length} is more than max_position_embeddings={positions}")
 
 
 def load_text_model(run: Path, model_class: type[WideNetTextPreTrainedModel]) -> tuple[Any, PreTrainedTokenizerBase]:
