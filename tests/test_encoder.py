@@ -503,6 +503,17 @@ def test_hidden_states_are_those_around_every_block() -> None:
     assert encoder(x).hidden_states is None
 
 
+def test_a_walk_stops_where_it_is_told() -> None:
+    encoder = make_encoder(num_routing_groups=2).eval()
+    x = tokens()
+    whole = encoder(x, output_hidden_states=True)
+    part = encoder(x, num_blocks=3)
+    assert torch.equal(part.last_hidden_state, encoder.final_norm(whole.hidden_states[3]))
+    assert len(part.routing) == 3
+    torch.testing.assert_close(part.balance_loss, whole.balance_loss)  # the second group routes in its first block
+    assert encoder(x, num_blocks=2).balance_loss == whole.routing[0].balance_loss
+
+
 # ---- gradient checkpointing ----
 
 

@@ -162,6 +162,7 @@ class Encoder(nn.Module):
         token_mask: Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        num_blocks: int | None = None,
     ) -> EncoderOutput:
         """Walk through all blocks.
 
@@ -172,6 +173,7 @@ class Encoder(nn.Module):
             output_hidden_states: return the hidden states around every block.
             output_attentions: return attention probabilities, by the "eager" backend, the only one that
                 has them.
+            num_blocks: stop after the first so many blocks.
         """
         backend = "eager" if output_attentions else self.config._attn_implementation or "eager"
         attention_mask: Any = None  # in the backend's own form
@@ -192,7 +194,7 @@ class Encoder(nn.Module):
         # must not depend on what another one computed.
         whole = self._checkpointing or self.config._experts_implementation != "eager"
         slices: list[tuple[list, ...]] = [() if whole else ([],) for _ in self.experts]
-        for step in self.plan:
+        for step in self.plan[:num_blocks]:
             x, probabilities = self._checkpoint(self._attend, x, attention_mask, backend, step)
             if step.dense is not None:
                 x = self._checkpoint(self._dense, x, step.dense, step)
