@@ -12,7 +12,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from widenet.analysis.report import read_scalars, write_report
-from widenet.config import WideNetVisionConfig
+from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.errors import WideNetError
 
 RECIPE = "name: tiny\ndescription: two & <three>\nseed: 3\n"
@@ -64,7 +64,7 @@ def write_logs(logs: Path, epochs: list[float], first_step: int = 10, **scalars:
                 writer.add_scalar(name.replace("_", "/", 1), values[index], step)
 
 
-def write_run(run: Path, config: WideNetVisionConfig | None = None, logs: bool = True, **metrics: Any) -> Path:
+def write_run(run: Path, config: WideNetConfig | None = None, logs: bool = True, **metrics: Any) -> Path:
     run.mkdir(parents=True)
     (config or tiny_config()).save_pretrained(run)
     (run / "recipe.yaml").write_text(RECIPE)
@@ -174,6 +174,151 @@ def test_curves_without_epochs_are_drawn_over_steps(tmp_path: Path) -> None:
         writer.add_scalar("train/loss", 1.0, 10)
     page = read_page(run)
     assert page.figures() == ["Loss", "Expert load per block"] and " step " in page.text
+
+
+# ---- runs on text ----
+
+
+def write_text_run(run: Path, curves: dict[str, list[float]], epochs: list[float], **metrics: Any) -> Path:
+    """Write the run of a text task; ``curves`` by the names of :func:`write_logs`."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    run.mkdir()
+    WideNetTextConfig(**sizes, embedding_size=4, vocab_size=50).save_pretrained(run)
+    (run / "recipe.yaml").write_text(RECIPE + "data:\n  max_length: 96\n")
+    image_only = ("accuracy", "validation_accuracy", "class_accuracy", "test_images")
+    common = {key: value for key, value in tiny_metrics().items() if key not in image_only}
+    (run / "metrics.json").write_text(json.dumps(common | metrics))
+    balance = {"train_balance_loss": [2.5] * len(epochs)}
+    write_logs(run / "logs", epochs, **balance, **curves)
+    return run
+
+
+def test_pretraining_is_compared_with_guessing_by_frequency(tmp_path: Path) -> None:
+    scores = {"mlm_loss": 3.25, "mlm_accuracy": 0.4, "sentence_order_accuracy": 0.75}
+    run = write_text_run(
+        tmp_path / "run",
+        {
+            "train_loss": [5.0, 4.0],
+            "train_accuracy": [0.1, 0.2],
+            "eval_loss": [4.5, 4.0],
+            "eval_mlm_loss": [4.0, 3.5],
+            "eval_mlm_accuracy": [0.3, 0.35],
+            "eval_sentence_order_accuracy": [0.5, 0.75],
+            "eval_unigram_loss": [6.125, 6.125],
+        },
+        [0.5, 1.0],  # validated within the epoch: over steps
+        task="pretraining",
+        headline=[*scores],
+        **scores,
+        validation_mlm_loss=3.5,
+        best_epoch=0.5,
+        unigram_loss=6.25,
+        tokens_per_second=12345,
+        test_segments=16,
+        split={"source": "books", "sizes": {"train": 1000}, "tokens": {"train": 96000}, "documents": 7},
+    )
+    page = read_page(run)
+    assert page.figures() == [
+        *("Loss", "MLM loss", "MLM accuracy", "Sentence-order accuracy", "Balance loss", "Expert load per block")
+    ]
+    for words in (
+        "Test MLM loss 3.250 on 16 segments; unigram loss 6.250",
+        "Test MLM accuracy 40.00%",
+        "Test sentence-order accuracy 75.00%",
+        "Validation MLM loss 3.500 of the weights kept, after epoch 0.5",
+        "2,000,000 for 96 tokens",
+        "FLOPs per text, active",
+        "12,345 tokens/s",
+        "The line is the unigram loss, 6.125",  # of the validation part, as the curve
+        "MLM loss 3.250 3.500 Unigram loss 6.250 –",
+        "the step whose weights were kept",
+        "unigram",
+        "chance",
+        "on the test segments",
+        "1,000 segments, 96,000 tokens",
+        "documents 7",
+    ):
+        assert words in page.text
+    assert " step " in page.text and "images" not in page.text and "Accuracy by class" not in page.text
+
+
+def test_classification_shows_both_tests_of_mnli(tmp_path: Path) -> None:
+    matched, mismatched = {"accuracy": 0.5, "macro_f1": 0.25, "loss": 1.0}, {"accuracy": 0.75, "macro_f1": 0.5}
+    run = write_text_run(
+        tmp_path / "run",
+        {"train_loss": [1.0], "eval_loss": [1.0], "train_accuracy": [0.5], "eval_accuracy": [0.625]},
+        [1.0],
+        task="text-classification",
+        headline=["accuracy"],
+        **matched,
+        **{f"matched_{key}": value for key, value in matched.items()},
+        **{f"mismatched_{key}": value for key, value in mismatched.items()},
+        validation_accuracy=0.625,
+        test_texts=20,
+    )
+    page = read_page(run)
+    assert page.figures() == ["Loss", "Accuracy", "Balance loss", "Expert load per block"]
+    assert "Test accuracy 50.00% on 20 texts; matched; mismatched 75.00%" in page.text
+    assert "matched mismatched validation Accuracy 50.00% 75.00% 62.50% Macro F1 25.00% 50.00% –" in page.text
+    assert "measured on the texts as trained on" in page.text and " epoch " in page.text
+
+
+def test_regression_shows_correlations(tmp_path: Path) -> None:
+    run = write_text_run(
+        tmp_path / "run",
+        {"train_loss": [1.0], "eval_pearson": [-0.25], "eval_spearman": [0.5]},
+        [1.0],
+        task="text-classification",
+        headline=["pearson", "spearman"],
+        pearson=-0.25,
+        spearman=0.5,
+        loss=2.0,
+    )
+    page = read_page(run)
+    assert page.figures()[1:3] == ["Pearson correlation", "Spearman correlation"]
+    assert "Test Pearson correlation -0.250" in page.text and "mean squared error" in page.text
+
+
+def test_question_answering_tells_answerable_from_unanswerable(tmp_path: Path) -> None:
+    run = write_text_run(
+        tmp_path / "run",
+        {"train_loss": [1.0], "eval_f1": [50.0], "eval_exact": [40.0]},
+        [1.0],
+        task="question-answering",
+        headline=["f1", "exact"],
+        f1=60.0,
+        exact=50.0,
+        HasAns_f1=70.0,
+        HasAns_exact=65.0,
+        NoAns_f1=30.0,
+        NoAns_exact=30.0,
+        best_exact=55.0,
+        best_exact_thresh=-1.5,
+        best_f1=62.0,
+        best_f1_thresh=0.25,
+        validation_f1=50.0,
+        test_questions=10,
+        test_windows=30,
+    )
+    page = read_page(run)
+    assert page.figures() == ["Loss", "F1", "Exact match", "Balance loss", "Expert load per block"]
+    for words in (
+        "Test F1 60.00% on 10 questions",
+        "Validation F1 50.00% best",
+        "answerable unanswerable validation Exact match 50.00% 65.00% 30.00% – F1 60.00% 70.00% 30.00% 50.00%",
+        "With -1.500 instead of 0",
+        "exact match is 55.00%",
+        "on the test windows",
+        "FLOPs per window",
+    ):
+        assert words in page.text
+
+
+def test_the_summary_of_several_seeds_lists_them(tmp_path: Path) -> None:
+    seeds = {"0": {"accuracy": 0.5}, "1": {"accuracy": 0.75}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"accuracy": 0.625, "seeds": seeds}))
+    text = read_page(tmp_path).text
+    assert "Accuracy 0 50.00% 1 75.00%" in text and "median of 2 seeds" in text
 
 
 # ---- what it leaves out ----

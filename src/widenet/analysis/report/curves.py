@@ -6,10 +6,11 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from widenet.analysis.report.figures import Points, line_plot, svg_figure
-from widenet.config import WideNetVisionConfig
+from widenet.analysis.report.figures import Level, Points, line_plot, svg_figure
+from widenet.analysis.report.words import headline_of, metric, words_of
+from widenet.config import WideNetConfig
 
-CURVES = ("train/loss", "eval/loss", "train/accuracy", "eval/accuracy", "train/balance_loss")
+LIKE_TRAINING_ACCURACY = ("accuracy", "mlm_accuracy")  # what of a validation the training accuracy compares with
 
 
 def read_scalars(logs: Path) -> dict[str, Points]:
@@ -29,36 +30,36 @@ def read_scalars(logs: Path) -> dict[str, Points]:
     return found
 
 
-def learning_curves(logs: Path, config: WideNetVisionConfig | None, metrics: dict[str, Any]) -> str:
+def learning_curves(logs: Path, config: WideNetConfig | None, metrics: dict[str, Any]) -> str:
+    """Return the section: loss, the headline metrics, balance loss."""
+    headline = headline_of(metrics)
+    tags = ["train/loss", "eval/loss", "train/accuracy", "train/balance_loss", *(f"eval/{name}" for name in headline)]
     scalars = read_scalars(logs)
-    epochs = scalars.get("train/epoch", {})
     finite = {
         tag: {step: value for step, value in points.items() if math.isfinite(value)} for tag, points in scalars.items()
     }
-    steps = {step for tag in CURVES for step in finite.get(tag, {})}
+    steps = {step for tag in tags for step in finite.get(tag, {})}
     if not steps:
         return "<p>Left out: the run folder holds no TensorBoard logs of its training.</p>"
-    by_epoch = steps <= epochs.keys()
-    place = epochs if by_epoch else {step: step for step in steps}
-    curves = {tag: {place[step]: value for step, value in finite.get(tag, {}).items()} for tag in CURVES}
-    axis = "epoch" if by_epoch else "step"
-    best = metrics.get("best_epoch") if by_epoch else None
+    epochs = scalars.get("train/epoch", {})
+    axis = _axis(steps, epochs, [finite.get(f"eval/{name}", {}) for name in ("loss", *headline)])
+    place = epochs if axis == "epoch" else {step: step for step in steps}
+    curves = {tag: {place[step]: value for step, value in finite.get(tag, {}).items()} for tag in tags}
+    best = _best(metrics.get("best_epoch"), axis, epochs)
 
     figures = []
     losses = {"training": curves["train/loss"], "validation": curves["eval/loss"]}
     if any(losses.values()):
-        caption = (
-            "The loss that is minimised: cross-entropy plus the weighted balance loss. In training it also "
-            "feels augmentation, mixup and label smoothing, where the recipe uses them."
-        )
-        figures.append(svg_figure("loss", "Loss", caption, line_plot(losses, axis)))
-    accuracies = {"training": curves["train/accuracy"], "validation": curves["eval/accuracy"]}
-    if any(accuracies.values()):
-        caption = "Training accuracy is measured on the images as trained on, while the weights move."
-        if best is not None:
-            caption += " The dotted line marks the epoch whose weights were kept."
-        draw = line_plot(accuracies, axis, best=best, percent=True)
-        figures.append(svg_figure("accuracy", "Accuracy", caption, draw))
+        figures.append(svg_figure("loss", "Loss", words_of(metrics).loss, line_plot(losses, axis)))
+    for name in headline:
+        found = {"validation": curves[f"eval/{name}"]}
+        if name in LIKE_TRAINING_ACCURACY:
+            found = {"training": curves["train/accuracy"], **found}
+        if any(found.values()):
+            level = _level(name, metrics, scalars)
+            caption = _caption(name, metrics, level, axis if best is not None else None)
+            draw = line_plot(found, axis, best=best, kind=metric(name).kind, level=level)
+            figures.append(svg_figure(name, metric(name).title, caption, draw))
     notes = []
     operations = sum(step.router is not None for step in config.depth_plan()) if config else 0
     balance = {at: value / operations for at, value in curves["train/balance_loss"].items()} if operations else {}
@@ -67,12 +68,61 @@ def learning_curves(logs: Path, config: WideNetVisionConfig | None, metrics: dic
             f"In training, per routing operation (the mean of {operations}). 1, the line, is perfectly balanced; "
             "the more the experts' shares differ, the higher."
         )
-        draw = line_plot({"balance loss": balance}, axis, level=1)
+        draw = line_plot({"balance loss": balance}, axis, level=Level(1))
         figures.append(svg_figure("balance", "Balance loss", caption, draw))
     elif config is None:
         notes.append("The balance loss is left out: without config.json it cannot be told how often was routed.")
     elif not operations:
         notes.append("A dense model routes nothing, so there is no balance loss.")
-    if any(finite[tag] != points for tag, points in scalars.items() if tag in CURVES):
+    if any(finite[tag] != points for tag, points in scalars.items() if tag in tags):
         notes.append("Values that are not finite numbers are left out: training diverged.")
     return f"<div class=figures>{''.join(figures)}</div>" + "".join(f"<p>{note}</p>" for note in notes)
+
+
+def _axis(steps: set[float], epochs: Points, validations: list[Points]) -> str:
+    """Tell whether the curves go over epochs, or over steps: where it was validated within epochs."""
+    if not steps <= epochs.keys():
+        return "step"
+    found = sorted({epochs[step] for points in validations for step in points})
+    return "epoch" if all(epoch == round(epoch) for epoch in found[:-1]) else "step"
+
+
+def _best(best_epoch: float | None, axis: str, epochs: Points) -> float | None:
+    """Return where on the axis the weights that were kept are from."""
+    if axis == "epoch" or best_epoch is None:
+        return best_epoch
+    return next((step for step, epoch in epochs.items() if math.isclose(epoch, best_epoch, rel_tol=1e-5)), None)
+
+
+def _level(name: str, metrics: dict[str, Any], scalars: dict[str, Points]) -> Level | None:
+    """Return the line that a metric must leave behind for its model to have learnt anything."""
+    if name == "mlm_loss":
+        logged = list(scalars.get("eval/unigram_loss", {}).values())
+        unigram = logged[-1] if logged else metrics.get("unigram_loss")
+        return None if unigram is None else Level(float(unigram), "unigram")
+    return Level(0.5, "chance") if name == "sentence_order_accuracy" else None
+
+
+def _caption(name: str, metrics: dict[str, Any], level: Level | None, best_axis: str | None) -> str:
+    captions = []
+    if name == "accuracy":
+        examples = words_of(metrics).examples
+        captions.append(f"Training accuracy is measured on the {examples} as trained on, while the weights move.")
+    elif name == "mlm_accuracy":
+        captions.append("Share of the masked words that are guessed right; in training with dropout, if there is any.")
+    elif name == "mlm_loss":
+        captions.append("Of the masked words, in nats a token.")
+        if level is not None:
+            captions.append(
+                f"The line is the unigram loss, {level.value:.3f}: that of guessing the same words by nothing but "
+                "their frequency in the training part. Above it, a model has not learnt to read what is around them."
+            )
+    elif name == "sentence_order_accuracy":
+        captions.append("Whether the two halves of a text are in order. Half of them are: the line is chance.")
+    elif metric(name).kind == "percent":
+        captions.append("Of the validation questions, as SQuAD's script scores them.")
+    else:
+        captions.append("On the validation part.")
+    if best_axis is not None:
+        captions.append(f"The dotted line marks the {best_axis} whose weights were kept.")
+    return " ".join(captions)

@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -42,6 +42,13 @@ Points = dict[float, float]
 Draw = Callable[[Figure, Axes], None]
 
 
+class Level(NamedTuple):
+    """A value to compare a curve with; it is in the legend if it has a name."""
+
+    value: float
+    name: str | None = None
+
+
 def svg_figure(name: str, title: str, caption: str, draw: Draw, height: float = 2.8) -> str:
     """Return a figure as HTML; ``name`` keeps its ids apart from those of other figures."""
     # Without pyplot, and whatever the user's matplotlibrc says.
@@ -66,28 +73,33 @@ def line_plot(
     curves: dict[str, Points],
     axis: str,
     *,
-    percent: bool = False,
+    kind: str = "number",
     best: float | None = None,
-    level: float | None = None,
+    level: Level | None = None,
 ) -> Draw:
-    """Return what draws one or two curves, with a mark at the best epoch or a line at a level."""
+    """Return what draws one or two curves, with a mark at the best epoch or step, or a line at a level.
+
+    A ``kind`` of "share" is shown in percent, as is one of "percent", which is in percent already.
+    """
 
     def draw(figure: Figure, axes: Axes) -> None:
-        for (label, points), colour in zip(curves.items(), (BLUE, ORANGE), strict=False):
-            marker = "o" if len(points) <= FEW_POINTS else ""
+        for label, points in curves.items():
+            marker, colour = "o" if len(points) <= FEW_POINTS else "", ORANGE if label == "validation" else BLUE
             if points:
                 axes.plot(*zip(*points.items(), strict=True), label=label, color=colour, marker=marker, markersize=3)
         if best is not None:
             axes.axvline(best, color=INK, linewidth=0.8, linestyle=":")
         if level is not None:
-            axes.axhline(level, color=INK, linewidth=0.8)
-        if percent:
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-        axes.set_xlim(0, 1.03 * max(place for points in curves.values() for place in points))
+            axes.axhline(level.value, color=INK, linewidth=0.8, label=level.name)
+        if kind != "number":
+            factor = 100 if kind == "share" else 1
+            axes.yaxis.set_major_formatter(lambda value, _: f"{factor * value:.4g}%")
+        last = max(place for points in curves.values() for place in points)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=last >= 1, steps=[1, 2, 5, 10]))
+        axes.set_xlim(0, 1.03 * last)
         axes.set_xlabel(axis)
         axes.grid()
-        if len(curves) > 1:
+        if len(curves) > 1 or (level is not None and level.name):
             axes.legend()
 
     return draw

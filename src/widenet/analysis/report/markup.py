@@ -41,6 +41,18 @@ def table(rows: dict[str, Any]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
+def grid(columns: list[str], rows: dict[str, list[str | None]]) -> str:
+    """Return a table of values with a name for each column and row."""
+    head = "".join(f"<th scope=col class=number>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr><th scope=row>{escape(name)}</th>"
+        + "".join(f"<td class=number>{escape(value or '–')}</td>" for value in values)
+        + "</tr>"
+        for name, values in rows.items()
+    )
+    return f"<table class=grid><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
 def fill(template: str, value: Any) -> str | None:
     return None if value is None else template.format(value)
 

@@ -16,9 +16,12 @@ from widenet.analysis.report.sections import (
     header,
     origin_table,
     recipe_text,
+    scores,
+    seed_table,
     split_table,
 )
-from widenet.config import WideNetVisionConfig
+from widenet.analysis.report.words import IMAGES, words_of
+from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.errors import WideNetError
 
 
@@ -52,26 +55,31 @@ def _page(run: Path, metrics: dict[str, Any]) -> str:
     config = _read_config(run)
     recipe = _read_recipe(run)
     name, model = str(metrics.get("recipe") or run.resolve().name), str(metrics.get("model") or "unknown model")
-    sections = [
-        header(name, model, recipe, config),
-        facts(metrics),
-        section("Learning curves", learning_curves(run / "logs", config, metrics)),
-        section("Expert load", expert_load(metrics)),
-        section("Accuracy by class", class_table(metrics)),
-        section("Data", split_table(metrics.get("split"))),
-        section("Recipe", recipe_text(recipe)),
-        section("Made with", origin_table(metrics)),
-    ]
+    classes = class_table(metrics) if words_of(metrics) is IMAGES or metrics.get("class_accuracy") else None
+    found = {  # None: not of this task
+        "Scores": scores(metrics),
+        "Seeds": seed_table(metrics),
+        "Learning curves": learning_curves(run / "logs", config, metrics),
+        "Expert load": expert_load(metrics),
+        "Accuracy by class": classes,
+        "Data": split_table(metrics),
+        "Recipe": recipe_text(recipe),
+        "Made with": origin_table(metrics),
+    }
+    sections = [section(title, content) for title, content in found.items() if content is not None]
+    sections = [header(name, model, recipe, config), facts(metrics, recipe), *sections]
     return page(f"{name} · {model}", "\n".join(sections))
 
 
-def _read_config(run: Path) -> WideNetVisionConfig | None:
+def _read_config(run: Path) -> WideNetConfig | None:
     file = run / "config.json"
     if not file.is_file():
         return None
     try:
-        return WideNetVisionConfig.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        is_text = values.get("model_type") == WideNetTextConfig.model_type
+        return (WideNetTextConfig if is_text else WideNetVisionConfig).from_dict(values)
+    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise WideNetError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
