@@ -111,7 +111,6 @@ def _max_length(recipe: str | None) -> int | None:
 
 def scores(metrics: dict[str, Any]) -> str | None:
     """Return every metric of the test beside that of the validation; None where the cards say it all."""
-    get = metrics.get
     if words_of(metrics) is IMAGES:
         return None
     columns = {title: prefix for title, prefix in TEST_PARTS.items() if any(_with(prefix, metrics))}
@@ -135,10 +134,10 @@ def scores(metrics: dict[str, Any]) -> str | None:
             "that of the best answer."
         )
         notes += [
-            f"With {get(f'best_{name}_thresh'):.3f} instead of 0 as the threshold of that excess, which is the best "
-            f"on these test questions, {metric(name).label} is {metric(name).text(get(f'best_{name}'))}."
+            f"With {metrics[f'best_{name}_thresh']:.3f} instead of 0 as the threshold of that excess, which is the best "
+            f"on these test questions, {metric(name).label} is {metric(name).text(metrics[f'best_{name}'])}."
             for name in ("exact", "f1")
-            if get(f"best_{name}") is not None
+            if f"best_{name}" in metrics
         ]
     return grid(list(columns), rows) + (f"<p class=note>{' '.join(notes)}</p>" if notes else "")
 
