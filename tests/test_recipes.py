@@ -7,9 +7,21 @@ import pytest
 
 from widenet.errors import WideNetError
 from widenet.presets import create_config, list_models
-from widenet.recipes import Recipe, build_recipe, list_recipes, load_recipe, parse_yaml, recipe_keys
+from widenet.recipes import (
+    RECIPES,
+    CorpusSection,
+    Recipe,
+    TextSection,
+    build_recipe,
+    list_recipes,
+    load_recipe,
+    parse_yaml,
+    recipe_keys,
+)
 
-SHIPPED = ["cifar10", "cifar10-finetune", "digits", "fashion-mnist", "image-folder", "imagenet-1k"]
+IMAGES = ["cifar10", "cifar10-finetune", "digits", "fashion-mnist", "image-folder", "imagenet-1k"]
+TEXT = ["mlm-text", "mlm-wikipedia-books", "mnli", "question-answering", "squad1", "squad2", "sst2"]
+SHIPPED = [*IMAGES, *TEXT, "text-classification"]
 
 
 def minimal() -> dict[str, Any]:
@@ -50,8 +62,10 @@ def test_shipped_recipe_is_valid_and_named_as_its_file(name: str) -> None:
 
 def test_only_recipes_for_own_material_leave_names_open() -> None:
     recipes = [load_recipe(name) for name in SHIPPED]
-    assert [recipe.name for recipe in recipes if recipe.data.source is None] == ["image-folder"]
-    assert [recipe.name for recipe in recipes if recipe.model.name is None] == ["cifar10-finetune"]
+    without_data = [recipe.name for recipe in recipes if recipe.data.source is None]
+    assert without_data == ["image-folder", "mlm-text", "question-answering", "text-classification"]
+    without_model = [recipe.name for recipe in recipes if recipe.model.name is None]
+    assert without_model == ["cifar10-finetune", "mnli", "squad1", "squad2", "sst2"]
 
 
 def test_imagenet_recipe_is_table_6() -> None:
@@ -82,6 +96,157 @@ def test_cifar10_finetune_recipe_is_table_6() -> None:
     assert (training.label_smoothing, training.mixup) == (0, 0.5)
     overrides = recipe.model.overrides
     assert overrides == {"image_size": 224, "use_representation": False, "hidden_dropout_prob": 0.1}
+
+
+# steps, warm-up steps, batch, learning rate, C, λ, dropout, max length
+TABLE_7 = {
+    "squad1": (3649, 365, 48, 5e-5, 2.0, 0.0, 0.1, 384),
+    "squad2": (8144, 814, 48, 3e-5, 1.2, 0.01, 0.0, 512),
+    "mnli": (10000, 1000, 128, 3e-5, 1.2, 0.01, 0.0, 512),
+    "sst2": (5234, 314, 128, 4e-5, 1.2, 0.01, 0.0, 512),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_7)
+def test_fine_tuning_recipe_is_table_7(name: str) -> None:
+    recipe = load_recipe(name)
+    training, overrides = recipe.training, recipe.model.overrides
+    assert isinstance(recipe.data, TextSection)
+    found = (
+        training.max_steps,
+        training.warmup_steps,
+        training.batch_size * training.gradient_accumulation_steps,
+        training.learning_rate,
+        overrides["capacity_factor"],
+        overrides["router_aux_loss_coef"],
+        overrides["hidden_dropout_prob"],
+        recipe.data.max_length,
+    )
+    assert found == TABLE_7[name]
+    assert overrides["attention_probs_dropout_prob"] == overrides["hidden_dropout_prob"]
+    assert set(overrides) == {
+        *("capacity_factor", "router_aux_loss_coef", "hidden_dropout_prob", "attention_probs_dropout_prob")
+    }
+    assert recipe.data.source == name
+    assert recipe.task == ("question-answering" if name.startswith("squad") else "text-classification")
+    # what Table 7 leaves open is BERT's and ALBERT's: AdamW, linear decay to zero, a validation every epoch
+    assert (training.optimizer, training.weight_decay, training.schedule) == ("adamw", 0.01, "linear")
+    assert training.eval_steps == 0
+    assert create_config("widenet-text-e4", **overrides).max_position_embeddings >= recipe.data.max_length
+
+
+# training examples of the public sets, less the tenth that is held out to validate; SQuAD's in windows of at least one
+@pytest.mark.parametrize(
+    ("name", "examples"), [("sst2", 67349), ("mnli", 392702), ("squad1", 87599), ("squad2", 130319)]
+)
+def test_epochs_say_how_many_the_steps_of_table_7_are(name: str, examples: int) -> None:
+    training = load_recipe(name).training
+    batch = training.batch_size * training.gradient_accumulation_steps
+    exact = training.max_steps * batch / (0.9 * examples)
+    assert training.epochs == pytest.approx(exact, rel=0.15)
+
+
+def test_pretraining_recipe_is_the_paper_s() -> None:
+    # LAMB, learning rate 0.00176, batch 4096, as ALBERT, which trained for 125,000 steps and warmed up for 3,125
+    recipe = load_recipe("mlm-wikipedia-books")
+    training, data = recipe.training, recipe.data
+    assert isinstance(data, CorpusSection)
+    assert (recipe.task, data.source, data.max_length) == ("pretraining", "wikipedia-books", 512)
+    assert training.batch_size * training.gradient_accumulation_steps == 4096
+    assert (training.optimizer, training.learning_rate, training.weight_decay) == ("lamb", 0.00176, 0.01)
+    assert (training.max_steps, training.warmup_steps, training.schedule) == (125_000, 3125, "linear")
+    assert training.max_grad_norm == 1.0
+    assert (data.masking, data.mask_rate, data.max_ngram, data.sentence_order) == ("ngram", 0.15, 3, True)
+    assert recipe.model.name == "widenet-text-e4"
+    assert recipe.model.overrides == {}  # the preset's own C and λ
+    config = create_config("widenet-text-e4")
+    assert (config.capacity_factor, config.router_aux_loss_coef) == (1.2, 0.01)
+
+
+@pytest.mark.parametrize("name", ["mlm-text", "text-classification", "question-answering"])
+def test_recipes_for_own_text_start_from_a_small_model_that_reads_their_length(name: str) -> None:
+    recipe = load_recipe(name)
+    assert isinstance(recipe.data, TextSection)
+    assert recipe.model.name == "widenet-text-mini"
+    assert create_config("widenet-text-mini").max_position_embeddings >= recipe.data.max_length
+
+
+# ---- tasks ----
+
+
+def test_a_recipe_without_a_task_is_one_of_images() -> None:
+    recipe = build_recipe(minimal())
+    assert (recipe.task, recipe.text) == ("image-classification", False)
+
+
+def test_every_task_has_recipes() -> None:
+    assert {load_recipe(name).task for name in SHIPPED} == set(RECIPES)
+    assert {name for name in SHIPPED if load_recipe(name).text} == set(SHIPPED) - set(IMAGES)
+
+
+def test_unknown_task_names_the_nearest() -> None:
+    with pytest.raises(WideNetError, match=r"unknown task 'pretrainin'; did you mean 'pretraining'\? Allowed: image-"):
+        build_recipe({**minimal(), "task": "pretrainin"})
+    for task in (3, None, ["pretraining"]):
+        with pytest.raises(WideNetError, match="unknown task"):
+            build_recipe({**minimal(), "task": task})
+
+
+def test_the_task_of_a_recipe_cannot_be_overridden() -> None:
+    assert "unknown key 'task'" in refusal("sst2", "task=question-answering")
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "nearest"),
+    [
+        ("sst2", "training.mixup=0.2", "training."),
+        ("mlm-text", "data.augment.flip=0.5", "data."),
+        ("mlm-text", "data.doc_stride=64", "data."),
+        ("mlm-text", "data.text_column=words", "data."),
+        ("squad1", "data.regression=true", "data."),
+        ("squad1", "data.mask_rates=0.2", "data."),
+        ("text-classification", "data.n_best=3", "data."),
+        ("digits", "data.tokenizer=bert", "data."),
+        ("digits", "data.max_length=64", "data."),
+    ],
+)
+def test_keys_of_another_task_are_refused(name: str, override: str, nearest: str) -> None:
+    message = refusal(name, override)
+    assert f"unknown key {override.partition('=')[0]!r}" in message
+    assert nearest in message
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "expected"),
+    [
+        ("mlm-text", "data.mask_rat=0.2", "did you mean 'data.mask_rate'"),
+        ("mlm-text", "data.mask_rate=1", "data.mask_rate=1"),
+        ("mlm-text", "data.masking=whole-word", "'ngram' or 'token'"),
+        ("mlm-text", "data.max_ngram=0", "data.max_ngram=0"),
+        ("mlm-text", "data.documents=page", "data.documents='page'"),
+        ("mlm-text", "data.sentence_order=1", "data.sentence_order=1"),
+        ("mlm-text", "data.max_length=7", "data.max_length=7"),
+        ("squad1", "data.doc_strid=3", "did you mean 'data.doc_stride'"),
+        ("squad1", "data.doc_stride=0", "data.doc_stride=0"),
+        ("squad1", "data.n_best=0", "data.n_best=0"),
+        ("squad1", "data.max_answer_length=0", "data.max_answer_length=0"),
+        ("sst2", "data.text_colum=a", "did you mean 'data.text_column'"),
+        ("sst2", "data.regression=maybe", "data.regression='maybe'"),
+        ("sst2", "training.max_step=3", "did you mean 'training.max_steps'"),
+        ("sst2", "training.max_steps=-1", "training.max_steps=-1"),
+        ("sst2", "training.eval_steps=1.5", "training.eval_steps=1.5"),
+        ("sst2", "training.warmup_steps=-1", "training.warmup_steps=-1"),
+    ],
+)
+def test_a_mistake_in_a_text_recipe_is_one_line(name: str, override: str, expected: str) -> None:
+    assert expected in refusal(name, override)
+
+
+def test_keys_of_another_task_in_a_file_are_refused() -> None:
+    values = parse_yaml(load_recipe("sst2").dump(), "dump")
+    values["data"]["mask_rate"] = 0.15
+    with pytest.raises(WideNetError, match=r"unknown key 'data\.mask_rate'"):
+        build_recipe(values)
 
 
 # ---- overrides ----
@@ -145,6 +310,13 @@ def test_lists_booleans_and_null() -> None:
     assert recipe.data.skip_bad_files is True
     fields = {key: recipe.model.overrides[key] for key in ("moe_layers", "capacity_factor", "share_norm")}
     assert fields == {"moe_layers": [1, 2], "capacity_factor": None, "share_norm": True}
+
+
+@pytest.mark.parametrize("name", ["2024", "1e5", "true", "a=b", "./x y"])
+def test_names_of_files_and_columns_stay_text(name: str) -> None:
+    keys = ("test", "validation", "tokenizer", "cache_dir", "text_column", "pair_column", "label_column")
+    data = load_recipe("sst2", [f"data.{key}={name}" for key in keys]).data
+    assert {getattr(data, key) for key in keys} == {name}
 
 
 @pytest.mark.parametrize("folder", ["2024", "1e5", "true", "a=b", "./x y"])
@@ -248,9 +420,11 @@ def test_dumped_recipe_loads_equal(tmp_path: Path, name: str) -> None:
     assert load_recipe(str(file)) == recipe
 
 
-def test_dump_holds_every_key() -> None:
-    values = parse_yaml(load_recipe("digits").dump(), "dump")
-    for key in recipe_keys():
+@pytest.mark.parametrize("name", ["digits", "mlm-text", "sst2", "squad1"])
+def test_dump_holds_every_key(name: str) -> None:
+    recipe = load_recipe(name)
+    values = parse_yaml(recipe.dump(), "dump")
+    for key in recipe_keys(type(recipe)):
         found: Any = values
         for part in key.split("."):
             assert part in found, key
