@@ -134,7 +134,7 @@ def scores(metrics: dict[str, Any]) -> str | None:
             "that of the best answer."
         )
         notes += [
-            f"With {metrics[f'best_{name}_thresh']:.3f} instead of 0 as the threshold of that excess, which is the best "
+            f"With {metrics[f'best_{name}_thresh']:.3f} instead of 0 as the threshold of that excess, the best "
             f"on these test questions, {metric(name).label} is {metric(name).text(metrics[f'best_{name}'])}."
             for name in ("exact", "f1")
             if f"best_{name}" in metrics
