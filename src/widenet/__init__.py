@@ -1,7 +1,8 @@
 """WideNet: transformers that go wider instead of deeper (Xue et al., AAAI 2022, arXiv 2107.11817).
 
 Importing the package registers its models with transformers' Auto classes, so that
-``pipeline("image-classification", model=RUN)`` and ``AutoModel.from_pretrained(RUN)`` know them.
+``pipeline("image-classification", model=RUN)`` and ``AutoModel.from_pretrained(RUN)`` know them, and the image
+models with timm, so that ``timm.create_model("widenet_base_patch16_224")`` does.
 """
 
 from transformers import (
@@ -25,6 +26,7 @@ from widenet.text import (
     WideNetForSequenceClassification,
     WideNetTextModel,
 )
+from widenet.timm_models import WideNetTimmModel
 from widenet.vision import WideNetForImageClassification, WideNetVisionModel
 
 __version__ = "0.1.0"
@@ -40,6 +42,7 @@ __all__ = [
     "WideNetForSequenceClassification",
     "WideNetTextConfig",
     "WideNetTextModel",
+    "WideNetTimmModel",
     "WideNetVisionConfig",
     "WideNetVisionModel",
     "__version__",
