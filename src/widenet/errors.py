@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and the helper that words it.
+"""The one exception for a user's mistake, and the helpers that word it.
 
 Library code raises :class:`WideNetError` with a single line that names the offending value and what
 is allowed; the command line prints that line and exits with code 2.
@@ -26,3 +26,9 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> WideNetError:
     if len(names) > 20 and near:  # a terminal full of names helps nobody
         return WideNetError(f"unknown {kind} {str(name)!r}{hint} Nearest of {len(names)}: {', '.join(near)}.")
     return WideNetError(f"unknown {kind} {str(name)!r}{hint} Allowed: {', '.join(names)}.")
+
+
+def reason(error: BaseException) -> str:
+    """Return another error's message as a single, short line, to quote it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from widenet.data import corpus
-from widenet.data.corpus import CorpusData, Segments, iter_documents, load_corpus, sentence_cuts, unigram_loss
+from widenet.data import corpus, texts
+from widenet.data.corpus import CorpusData, Segments, load_corpus, sentence_cuts, unigram_loss
 from widenet.data.masking import sentence_order
+from widenet.data.texts import iter_documents
 from widenet.data.tokenizer import load_tokenizer, sentence_ends, train_wordpiece
 from widenet.errors import WideNetError
 
@@ -116,12 +117,12 @@ def test_folder_is_gone_through_in_order(tmp_path: Path):
 
 
 def test_long_lines_are_cut_at_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(corpus, "PIECE", 20)
-    monkeypatch.setattr(corpus, "CHUNK", 7)
+    monkeypatch.setattr(texts, "PIECE", 20)
+    monkeypatch.setattr(texts, "CHUNK", 7)
     text = "a line of fifty characters or so, without an end, " + "x" * 50 + " é\nNext."
     path = write(tmp_path / "a", text)
 
-    pieces = list(corpus._iter_pieces(str(path), corpus._find(str(path)), "file", None))
+    pieces = list(texts.iter_pieces(str(path), texts.find_texts(str(path)), "file", None))
 
     assert "".join(piece.text for piece in pieces) == text
     assert [piece.starts_document for piece in pieces] == [True] + [False] * (len(pieces) - 1)
@@ -150,7 +151,7 @@ def test_corpus_of_the_paper(monkeypatch: pytest.MonkeyPatch):
     rows = {"wikimedia/wikipedia": ["Page.", "Other page."], "bookcorpus/bookcorpus": ["a .", "b ."]}
     asked = []
 
-    def load_dataset(name: str, config: str | None, revision: str | None, cache_dir: str | None) -> Any:
+    def load_dataset(name: str, config: str | None = None, revision: str | None = None, **kwargs: Any) -> Any:
         asked.append((name, config, revision))
         return datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": rows[name]}))
 
@@ -169,7 +170,7 @@ def test_corpus_of_the_paper(monkeypatch: pytest.MonkeyPatch):
     [("user/name", ("user/name", None)), ("hf:name", ("name", None)), ("user/name:part", ("user/name", "part"))],
 )
 def test_hugging_face_ids(source: str, expected: tuple[str, str | None]):
-    (table,) = corpus._find(source).tables
+    (table,) = texts.find_texts(source).tables
 
     assert (table.name, table.config) == expected
 
@@ -239,7 +240,7 @@ def test_folder_without_texts(tmp_path: Path):
 def test_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, message: str, chunk: int):
     path = tmp_path / "a.txt"
     path.write_bytes(data)
-    monkeypatch.setattr(corpus, "CHUNK", chunk)
+    monkeypatch.setattr(texts, "CHUNK", chunk)
 
     with pytest.raises(WideNetError, match=rf"a\.txt {message}"):
         list(iter_documents(str(path)))
@@ -310,7 +311,7 @@ def test_cache_that_cannot_be_written(load: Any, tmp_path: Path):
 def test_every_token_is_there_once(
     load: Any, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, piece: int
 ):
-    monkeypatch.setattr(corpus, "PIECE", piece)
+    monkeypatch.setattr(texts, "PIECE", piece)
     data = load(NORTHANGER)
 
     segments = all_segments(data)
@@ -473,13 +474,13 @@ def test_unigram_loss_by_hand():
 
 def count_readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     readings: list[str] = []
-    original = corpus._iter_pieces
+    original = corpus.iter_pieces
 
     def counted(source: str, *rest: Any) -> Iterator[Any]:
         readings.append(source)
         return original(source, *rest)
 
-    monkeypatch.setattr(corpus, "_iter_pieces", counted)
+    monkeypatch.setattr(corpus, "iter_pieces", counted)
     return readings
 
 
@@ -505,8 +506,8 @@ def test_second_run_uses_the_cache(load: Any, tmp_path: Path, monkeypatch: pytes
 def test_interrupted_run_leaves_nothing(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ):
-    monkeypatch.setattr(corpus, "CHUNK", 10_000)
-    monkeypatch.setattr(corpus, "PIECE", 1000)
+    monkeypatch.setattr(corpus, "BATCH", 10_000)
+    monkeypatch.setattr(texts, "PIECE", 1000)
     original = corpus._Writer.add
     calls = iter(range(1000))
 
@@ -558,8 +559,9 @@ def test_default_cache(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_memory_does_not_grow_with_the_corpus(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(corpus, "CHUNK", 1 << 14)
-    monkeypatch.setattr(corpus, "PIECE", 1 << 12)
+    monkeypatch.setattr(texts, "CHUNK", 1 << 14)
+    monkeypatch.setattr(corpus, "BATCH", 1 << 14)
+    monkeypatch.setattr(texts, "PIECE", 1 << 12)
     text = NORTHANGER.read_text()
     peaks = []
     for copies in (2, 20):

@@ -565,5 +565,5 @@ def test_hub_unreachable(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
 
 def test_datasets_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(WideNetError, match="pip install datasets"):
+    with pytest.raises(WideNetError, match=r"pip install 'widenet\[datasets\]'"):
         load_images("someone/pictures")

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from widenet.data.sets import ArrayImages, FileImages, ImageSet, Source, open_image, reason
+from widenet.data.common import check_fractions, hold_out
+from widenet.data.sets import ArrayImages, FileImages, ImageSet, Source, open_image
 from widenet.data.sources import DOWNLOADS, NAMES, download, read_digits, read_folder, read_hub
 from widenet.errors import WideNetError, unknown
 
@@ -76,9 +77,7 @@ def load_images(
     Raises:
         WideNetError: the source does not exist, cannot be downloaded or decoded, or cannot be split.
     """
-    for name, fraction in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
-        if not 0 < fraction < 1:
-            raise WideNetError(f"{name} must lie between 0 and 1 (both excluded), not {fraction}")
+    check_fractions(validation_fraction=validation_fraction, test_fraction=test_fraction)
     folder = Path(os.path.expanduser(source))
     if source == "digits":
         found = read_digits()
@@ -157,8 +156,6 @@ def _hold_out(
     source: str, found: Source, rest: np.ndarray, name: str, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return `rest` (indices into the training images) as (kept, held out), both sorted."""
-    from sklearn.model_selection import train_test_split
-
     present, counts = np.unique(found.train.labels, return_counts=True)
     if counts.min() < 3:
         small = found.class_names[present[counts.argmin()]]
@@ -167,20 +164,8 @@ def _hold_out(
             f"part is held out of the training images"
         )
     labels = found.train.labels[rest]
-    # a stratified part has at least one image per class: more than the fraction of a small set
-    size = max(round(fraction * len(rest)), len(present))
-    try:
-        kept, held = train_test_split(rest, test_size=size, stratify=labels, random_state=seed)
-    except ValueError as error:
-        raise WideNetError(
-            f"{name}_fraction={fraction} cannot be held out of {source} with seed {seed}: {reason(error)}"
-        ) from error
-    lost = np.setdiff1d(present, found.train.labels[kept])
-    if len(lost):
-        raise WideNetError(
-            f"{name}_fraction={fraction} leaves no training image of class {found.class_names[lost[0]]!r}"
-        )
-    return np.sort(kept), np.sort(held)
+    kept, held = hold_out(source, labels, found.class_names, name, fraction, seed, "image")
+    return rest[kept], rest[held]
 
 
 def _channel_statistics(images: ImageSet) -> tuple[Any, Any]:

@@ -20,24 +20,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from widenet.data.sentences import (
-    TOKENISE_AT_ONCE,
-    check_fractions,
-    check_text,
-    digest,
-    is_saved,
-    load_tables,
-    pad_id,
-    pad_rows,
-    parse_json,
-    read_text,
-)
+from widenet.data.common import check_fractions
+from widenet.data.padding import pad_id, pad_rows
+from widenet.data.tables import check_text, digest, is_dataset, load_tables, parse_json, read_text
 from widenet.errors import WideNetError
 
 # name: arguments of datasets.load_dataset
 NAMES = {"squad1": ("rajpurkar/squad",), "squad2": ("rajpurkar/squad_v2",)}
 FILES = (("train-v1.1.json", "dev-v1.1.json"), ("train-v2.0.json", "dev-v2.0.json"))
 LISTED = 3  # bad answers that an error shows
+TOKENISE_AT_ONCE = 1024  # texts
 
 
 @dataclass(frozen=True)
@@ -153,7 +145,7 @@ def _read_source(source: str, cache_dir: str | None) -> dict[str, "_Reader"]:
     if source not in NAMES and source and path.is_file():
         readers["train"].read_file(path)
         return readers
-    if source not in NAMES and source and path.is_dir() and not is_saved(path):
+    if source not in NAMES and source and path.is_dir() and not is_dataset(path):
         files = [(train, dev) for train, dev in FILES if (path / train).is_file()]
         if len(files) != 1:
             problem = "has both" if files else "has neither"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from widenet.errors import WideNetError
+from widenet.errors import WideNetError, reason
 
 
 class ImageSet(ABC):
@@ -109,9 +109,3 @@ def _decode_problem(error: Exception) -> str:
         return "is not an image (cannot identify image file)"
     verdict = "is truncated" if "truncated" in str(error).lower() else "cannot be decoded"
     return f"{verdict} ({reason(error)})"
-
-
-def reason(error: BaseException) -> str:
-    """Return an error's message as a single, short line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from widenet.data.sets import ArrayImages, FileImages, HubImages, ImageSet, Source, open_image, reason
-from widenet.errors import WideNetError
+from widenet.data.common import cache_folder, has_tables, is_saved, load_parts
+from widenet.data.sets import ArrayImages, FileImages, HubImages, ImageSet, Source, open_image
+from widenet.errors import WideNetError, reason
 
 DIGITS = [str(digit) for digit in range(10)]
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
@@ -51,7 +52,7 @@ def read_digits() -> Source:
 def download(name: str, cache_dir: str | None) -> Source:
     """Read a known set from the cache; fetch it with torchvision first if it is not there."""
     kind, folder_name = DOWNLOADS[name]
-    cache = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "widenet").expanduser()
+    cache = cache_folder(cache_dir)
     folder = cache / folder_name
     if not folder.exists():
         timeout = socket.getdefaulttimeout()
@@ -177,9 +178,9 @@ def read_folder(folder: Path, cache_dir: str | None, check: bool, skip: bool) ->
         cifar10 = (place / "batches.meta").is_file() or (place / "data_batch_1").is_file()
         if cifar10 or ((place / "train").is_file() and (place / "meta").is_file()):
             return _read_cifar(place)
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+    if is_saved(folder):
         return read_hub(str(folder), cache_dir, saved=True)
-    if any(any(folder.glob(pattern)) for pattern in ("*.parquet", "*.arrow", "*/*.parquet", "*/*.arrow")):
+    if has_tables(folder):
         return read_hub(str(folder.resolve()), cache_dir)
     return _read_class_folders(folder, check, skip)
 
@@ -270,24 +271,13 @@ def _bad_files(paths: list[Path]) -> dict[Path, str]:
 
 def read_hub(name: str, cache_dir: str | None, saved: bool = False) -> Source:
     """Read a data set from the hub, a folder of parquet or arrow files, or (`saved`) of ``save_to_disk``."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise WideNetError(f"{name} needs the package datasets: pip install datasets") from error
-    try:
-        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, cache_dir=cache_dir)
-    except Exception as error:  # requests', httpx's, pyarrow's and datasets' own errors have no common base
-        if Path(name).is_dir():
-            raise WideNetError(f"{name} cannot be read as a data set ({reason(error)})") from error
-        raise WideNetError(
-            f"{name} is no folder here and could not be loaded from the Hugging Face hub ({reason(error)}); "
-            f"a local folder can be given instead: data=FOLDER"
-        ) from error
-    tables = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    tables = load_parts(name, (name,), "a local folder can be given instead: data=FOLDER", saved, cache_dir=cache_dir)
     if "train" not in tables and len(tables) == 1:
         tables = {"train": next(iter(tables.values()))}
     if "train" not in tables:
         raise WideNetError(f"{name} has the parts {', '.join(tables)}, but none called train")
+
+    import datasets
 
     image, label = _hub_columns(name, tables["train"].features)
     class_names: list[str] = []

@@ -13,8 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from widenet.data.sets import reason
-from widenet.errors import WideNetError
+from widenet.errors import WideNetError, reason
 
 __all__ = ["check_tokenizer", "continuations", "load_tokenizer", "sentence_ends", "train_wordpiece"]
 
