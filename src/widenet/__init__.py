@@ -15,6 +15,8 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from widenet.checkpoints.sources import from_dense
+from widenet.checkpoints.widen import widen
 from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.errors import WideNetError
 from widenet.presets import create_config, create_model, list_models
@@ -48,7 +50,9 @@ __all__ = [
     "__version__",
     "create_config",
     "create_model",
+    "from_dense",
     "list_models",
+    "widen",
 ]
 
 AutoConfig.register("widenet_vision", WideNetVisionConfig, exist_ok=True)

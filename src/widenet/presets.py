@@ -235,9 +235,9 @@ def build_config(config_class: type[Config], fields: dict[str, Any]) -> Config:
         raise WideNetError(" ".join(str(error.__cause__ or error).split())) from error
 
 
-def tasks_of(config: WideNetConfig) -> dict[str, Callable[[Any], PreTrainedModel]]:
-    """Return the models that read a configuration, by their task."""
-    return (_TEXT if isinstance(config, WideNetTextConfig) else _IMAGES).tasks
+def tasks_of(config_class: type[WideNetConfig]) -> dict[str, Callable[[Any], PreTrainedModel]]:
+    """Return the models of a configuration class by their task."""
+    return next(kind for kind in (_IMAGES, _TEXT) if kind.config_class is config_class).tasks
 
 
 def create_model(name: str, task: str | None = None, **overrides: Any) -> PreTrainedModel:

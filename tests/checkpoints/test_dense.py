@@ -1,4 +1,4 @@
-"""BERT and ALBERT of transformers and ours: the same hidden states, both ways, with padding."""
+"""BERT, ALBERT, ViT and DeiT of transformers and ours: the same hidden states, both ways, with padding."""
 
 from typing import Any
 
@@ -12,13 +12,26 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertModel,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    DeiTModel,
     GPT2Config,
     GPT2Model,
     PreTrainedModel,
+    ViTForImageClassification,
+    ViTModel,
 )
 
-from widenet import WideNetError, WideNetForPreTraining, WideNetTextModel, create_model
-from widenet.checkpoints.dense import ALBERT, BERT, from_transformers, to_transformers
+from widenet import (
+    WideNetError,
+    WideNetForImageClassification,
+    WideNetForPreTraining,
+    WideNetTextModel,
+    WideNetVisionModel,
+    create_model,
+)
+from widenet.checkpoints.dense import from_transformers, to_transformers
+from widenet.checkpoints.layouts import ALBERT, BERT
 
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 3},
@@ -30,9 +43,11 @@ LAST = torch.tensor([11, 4, 1])  # lengths of the three texts
 
 def make(model_class: type[PreTrainedModel], **fields: Any) -> PreTrainedModel:
     """A model of theirs with weights as large as trained ones, the norms' and biases' too."""
-    fields = {"vocab_size": 50, "max_position_embeddings": 16, "initializer_range": 0.2, **fields}
+    texts, images = {"vocab_size": 50, "max_position_embeddings": 16}, {"image_size": 12, "patch_size": 4}
+    sizes = images if model_class.main_input_name == "pixel_values" else texts
+    pooling = {key: fields.pop(key) for key in ["add_pooling_layer"] if key in fields}
     torch.manual_seed(0)
-    model = model_class(model_class.config_class(**fields)).eval()
+    model = model_class(model_class.config_class(initializer_range=0.2, **{**sizes, **fields}), **pooling).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -47,19 +62,25 @@ def text() -> dict[str, Tensor]:
     return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": segments}
 
 
+def image(size: int = 12) -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))}
+
+
 @torch.no_grad()
 def assert_same(first: PreTrainedModel, second: PreTrainedModel, attention: str) -> None:
     """All hidden states on tokens, and the pooled output, to 1e-5."""
     for model in (first, second):
         model.set_attn_implementation(attention)
-    inputs = text()
+    images = first.main_input_name == "pixel_values"
+    inputs = image() if images else text()
     left, right = (model(**inputs, output_hidden_states=True) for model in (first, second))
-    tokens = inputs["attention_mask"].bool()
+    tokens = slice(None) if images else inputs["attention_mask"].bool()
     assert len(left.hidden_states) == len(right.hidden_states) == first.config.num_hidden_layers + 1
     for one, other in zip(left.hidden_states, right.hidden_states, strict=True):
         torch.testing.assert_close(one[tokens], other[tokens], rtol=0, atol=1e-5)
     torch.testing.assert_close(left.last_hidden_state[tokens], right.last_hidden_state[tokens], rtol=0, atol=1e-5)
-    torch.testing.assert_close(left.pooler_output, right.pooler_output, rtol=0, atol=1e-5)
+    if left.pooler_output is not None:
+        torch.testing.assert_close(left.pooler_output, right.pooler_output, rtol=0, atol=1e-5)
 
 
 def assert_same_weights(first: PreTrainedModel, second: PreTrainedModel) -> None:
@@ -104,6 +125,81 @@ def test_an_albert_of_a_group_per_block_is_a_factorised_bert() -> None:
     assert len(ours.encoder.norms) == len(ours.encoder.attentions) == len(ours.encoder.feed_forwards) == 3
     assert_same(albert, ours, "sdpa")
     assert_same_weights(albert, to_transformers(ours))
+
+
+def test_an_albert_of_groups_has_sharing_groups() -> None:
+    fields = {**SHAPES["small"], "num_hidden_layers": 6, "embedding_size": 8, "num_hidden_groups": 2}
+    albert = make(AlbertModel, **fields)
+    ours = from_transformers(albert)
+    assert ours.config.num_sharing_groups == 2 and len(ours.encoder.norms) == len(ours.encoder.attentions) == 2
+    assert_same(albert, ours, "sdpa")
+    assert_same_weights(albert, to_transformers(ours))
+
+
+def test_a_bert_without_its_pooler() -> None:
+    bert = make(BertModel, **SHAPES["small"], add_pooling_layer=False)
+    ours = from_transformers(bert)
+    assert ours(**text()).pooler_output is None
+    assert_same(bert, ours, "sdpa")
+    assert_same_weights(bert, to_transformers(ours))
+
+
+# ---- images ----
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("pooled", [True, False], ids=["pooler", "no pooler"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("model_class", [ViTModel, DeiTModel])
+def test_images_and_back(model_class: Any, shape: dict[str, Any], pooled: bool, attention: str) -> None:
+    theirs = make(model_class, **shape, add_pooling_layer=pooled)
+    ours = from_transformers(theirs)
+    assert type(ours) is WideNetVisionModel and not ours.training
+    assert (ours.config.pooling, ours.config.use_representation) == ("cls", pooled)
+    assert ours.config.num_register_tokens == (model_class is DeiTModel)  # the distillation token
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    assert_same(theirs, ours, attention)
+    back = to_transformers(ours)
+    assert type(back) is model_class
+    assert_same_weights(theirs, back)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_class", [ViTForImageClassification, DeiTForImageClassification])
+def test_image_classifiers_and_back(model_class: Any) -> None:
+    names = {0: "ant", 1: "bee", 2: "cat"}
+    fields = {"image_size": 16, "patch_size": 8, "num_channels": 1, "qkv_bias": False, "hidden_act": "gelu_new"}
+    theirs = make(model_class, **SHAPES["small"], **fields, id2label=names)
+    ours = from_transformers(theirs)
+    assert type(ours) is WideNetForImageClassification and ours.config.id2label == names
+    pixels = torch.randn(3, 1, 16, 16)
+    torch.testing.assert_close(ours(pixels).logits, theirs(pixels).logits, rtol=0, atol=1e-5)
+    labels = torch.tensor([0, 2, 1])
+    torch.testing.assert_close(ours(pixels, labels=labels).loss, theirs(pixels, labels=labels).loss)
+    back = to_transformers(ours)
+    assert type(back) is model_class and back.config.id2label == names
+    torch.testing.assert_close(back(pixels).logits, theirs(pixels).logits, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_class", [ViTModel, DeiTModel])
+def test_other_sizes_of_image(model_class: Any) -> None:
+    theirs = make(model_class, **SHAPES["small"])
+    ours = from_transformers(theirs)
+    # bicubic both, but timm's resampling (ours) is antialiased: the same only where nothing is resampled
+    left = theirs(**image(), interpolate_pos_encoding=True).last_hidden_state
+    right = ours(**image(), interpolate_pos_encoding=True).last_hidden_state
+    torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
+    assert ours(**image(20), interpolate_pos_encoding=True).last_hidden_state.shape == (
+        theirs(**image(20), interpolate_pos_encoding=True).last_hidden_state.shape
+    )
+
+
+def test_shared_image_models_can_leave() -> None:
+    torch.manual_seed(0)
+    shared = {"share_attention": True, "share_ffn": True, "share_norm": True, "use_representation": False}
+    ours = create_model("vit-digits", task="features", image_size=12, patch_size=4, **shared).eval()
+    assert_same(to_transformers(ours), ours, "sdpa")
 
 
 @pytest.mark.parametrize("name", ["albert-tiny", "bert-tiny"])
@@ -199,14 +295,23 @@ def test_what_cannot_come_in() -> None:
     gpt = GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=10))
     assert "GPT2Model" in line(from_transformers, gpt)
     albert = {"embedding_size": 8, **SHAPES["small"]}
-    assert "num_hidden_groups=2" in line(
-        from_transformers, make(AlbertModel, **{**albert, "num_hidden_layers": 4}, num_hidden_groups=2)
-    )
+    assert "num_hidden_groups=2" in line(from_transformers, make(AlbertModel, **albert, num_hidden_groups=2))
     assert "inner_group_num=2" in line(from_transformers, make(AlbertModel, **albert, inner_group_num=2))
     assert "embedding_size=32" in line(from_transformers, make(AlbertModel, **{**albert, "embedding_size": 32}))
     assert "is_decoder" in line(from_transformers, make(BertModel, **SHAPES["small"], is_decoder=True))
+    relative = make(BertModel, **SHAPES["small"], position_embedding_type="relative_key")
+    assert "'relative_key'" in line(from_transformers, relative)
+    assert "pooler_act='relu'" in line(from_transformers, make(ViTModel, **SHAPES["small"], pooler_act="relu"))
+    tall = make(ViTModel, **SHAPES["small"], image_size=(16, 8), patch_size=4)
+    assert "image_size=16×8" in line(from_transformers, tall)
+    teacher = make(DeiTForImageClassificationWithTeacher, **SHAPES["small"])
+    assert "task='features'" in line(from_transformers, teacher)
 
 
 def test_what_cannot_leave() -> None:
     assert "mixtures" in line(to_transformers, create_model("widenet-text-tiny"))
     assert "norm_first" in line(to_transformers, create_model("bert-tiny", norm_first=True))
+    assert "norm_first" in line(to_transformers, create_model("vit-digits", norm_first=False))
+    assert "pooling='mean'" in line(to_transformers, create_model("vit-digits", pooling="mean"))
+    assert "num_register_tokens=4" in line(to_transformers, create_model("vit-digits", num_register_tokens=4))
+    assert "use_representation" in line(to_transformers, create_model("vit-digits", use_representation=True))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
@@ -58,14 +59,34 @@ def load_model(
     """
     folder = Path(folder)
     _describe(folder, model_class.config_class.model_type)
+    own: dict[str, Any] = {} if config is None else {"config": config}
+    model, _ = read_folder(folder, model_class, fresh, **own)
+    return model
+
+
+def read_folder(folder: Path, model_class: Any, fresh: tuple[str, ...], **options: Any) -> tuple[Any, list[str]]:
+    """Load a model of any class of transformers, every complaint in one line.
+
+    Args:
+        folder: in Hugging Face format.
+        model_class: the class with the head that is wanted.
+        fresh: as for :func:`load_model`.
+        **options: of ``from_pretrained``; ``config`` if it is to be instead of the folder's own.
+
+    Returns:
+        The model, and the names of the weights that were not in the folder.
+
+    Raises:
+        WideNetError: the folder is incomplete or damaged.
+    """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what does not fit becomes an exception here, not a table on the terminal
     try:
-        own: dict[str, Any] = {} if config is None else {"config": config}
-        loaded: Any = model_class.from_pretrained(
-            folder, output_loading_info=True, ignore_mismatched_sizes=True, **own
-        )
-    except (SafetensorError, StrictDataclassError, OSError, ValueError, TypeError, RuntimeError) as error:
+        loaded = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    except (
+        *(SafetensorError, StrictDataclassError, UnpicklingError),
+        *(OSError, ValueError, TypeError, RuntimeError, AttributeError),
+    ) as error:
         raise WideNetError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -73,14 +94,15 @@ def load_model(
     for key, stored, expected in sorted(info["mismatched_keys"]):
         if key.startswith(fresh):
             continue
-        if config is not None:
+        if "config" in options:
             raise WideNetError(f"{folder} has the shape {[*stored]} at {key}, but {[*expected]} was asked for")
         raise WideNetError(
             f"{folder} is damaged: {key} has the shape {[*stored]}, but config.json asks for {[*expected]}"
         )
-    if missing := sorted(key for key in info["missing_keys"] if not key.startswith(fresh)):
-        raise WideNetError(f"{folder} is incomplete: it lacks the weights {', '.join(missing)}")
-    return model
+    missing = sorted(info["missing_keys"])
+    if lacking := [key for key in missing if not key.startswith(fresh)]:
+        raise WideNetError(f"{folder} is incomplete: it lacks the weights {', '.join(lacking)}")
+    return model, missing
 
 
 def task_of(folder: Path) -> str:
