@@ -35,6 +35,8 @@ class TextTask(Task):
 
     def save_processor(self, folder: Path) -> None:
         self.tokenizer.model_max_length = cast(TextSection, self.recipe.data).max_length  # what predictions cut at
+        self.tokenizer.backend_tokenizer.no_truncation()  # what calls left behind is not the tokenizer's own
+        self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.save_pretrained(folder)
 
 
