@@ -101,7 +101,8 @@ def read_folder(folder: Path, model_class: Any, fresh: tuple[str, ...], **option
         )
     missing = sorted(info["missing_keys"])
     if lacking := [key for key in missing if not key.startswith(fresh)]:
-        raise WideNetError(f"{folder} is incomplete: it lacks the weights {', '.join(lacking)}")
+        more = f" and {len(lacking) - 6} more" if len(lacking) > 6 else ""
+        raise WideNetError(f"{folder} is incomplete: it lacks the weights {', '.join(lacking[:6])}{more}")
     return model, missing
 
 
