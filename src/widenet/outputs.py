@@ -3,8 +3,8 @@
 Axes: N images or sequences, L tokens of each, D hidden size, A attention heads, B blocks, V vocabulary.
 """
 
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ class WideNetModelOutput(ModelOutput):
         pooler_output: [N, D]. Images: the [CLS] token or the mean of the patch tokens, through the
             representation layer where there is one. Text: the first token through the tanh pooler, where
             the model has one.
-        balance_loss: scalar, Σ_t l_t over the routing operations.
+        balance_loss: scalar, Σ_t l_t over the routing operations. None in plain inference: without gradients,
+            labels and ``output_routing``.
         routing: one record per block (None for dense blocks), with ``output_routing=True``.
         hidden_states: B + 1 tensors [N, L, D], with ``output_hidden_states=True``.
         attentions: B tensors [N, A, L, L], with ``output_attentions=True``.
@@ -108,7 +109,14 @@ def records(features: WideNetModelOutput) -> dict[str, Any]:
 
 
 def returned(output: Output, return_dict: bool | None, config: PreTrainedConfig) -> Output | tuple:
-    """Return ``output``, or a plain tuple of its values where the caller or else the configuration wants one."""
+    """Return ``output``, or a plain tuple of its values where the caller or else the configuration wants one.
+
+    A plain call without gradients, labels and records, as transformers' pipelines make it, gets no balance
+    loss: they take every item of an output apart by sample, and it has none.
+    """
+    asked = [return_dict, output.get("loss"), output.get("routing")]
+    if not torch.is_grad_enabled() and all(item is None for item in asked):
+        output = replace(cast(Any, output), balance_loss=None)
     return output if chosen(return_dict, config.return_dict) else output.to_tuple()
 
 
