@@ -211,6 +211,49 @@ def predict(
 
 
 @app.command()
+def widen(
+    source: Annotated[str, typer.Argument(help="A dense model: a folder, or its name on the hub or in timm.")],
+    output: Annotated[Path, typer.Option(help="The new model folder.")],
+    experts: Annotated[int, typer.Option(help="Experts.")] = 4,
+    top_k: Annotated[int, typer.Option(help="Experts for each token.")] = 2,
+    init: Annotated[
+        str, typer.Option(help="What experts are made of: blocks, average, first, last or a block's index.")
+    ] = "blocks",
+    attention: Annotated[
+        str, typer.Option(help="Which attention is shared: average, first, last or a block's index.")
+    ] = "average",
+    group_size: Annotated[
+        int | None, typer.Option(help="Blocks that share attention and experts [default: all].")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="Noise on the experts' weights, relative to theirs.")] = 0.01,
+    normalize_gates: Annotated[bool, typer.Option(help="Let a token's gates sum to 1.")] = True,
+    task: Annotated[str | None, typer.Option(help="What for [default: what the source is for].")] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise and the routers.")] = 0,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights that are a pickle.")] = False,
+    json_: Json = False,
+) -> None:
+    """Turn a dense BERT, ALBERT, ViT or DeiT into a WideNet, ready to be fine-tuned."""
+    _quiet()
+    from widenet.checkpoints.widen import widen_folder
+
+    counts = widen_folder(
+        source,
+        output,
+        experts,
+        num_experts_per_tok=top_k,
+        experts=int(init) if init.isdecimal() else init,
+        attention=int(attention) if attention.isdecimal() else attention,
+        group_size=group_size,
+        noise=noise,
+        normalize_gates=normalize_gates,
+        task=task,
+        seed=seed,
+        allow_pickle=allow_pickle,
+    )
+    _table([{"model": name, **each} for name, each in counts.items()], json_)
+
+
+@app.command()
 def report(
     run: Run,
     output: Annotated[Path | None, typer.Option(help="The page [default: RUN/report.html].")] = None,

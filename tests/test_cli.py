@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import widenet_cli
-from widenet.presets import list_models
+from widenet.presets import create_model, list_models
 from widenet.recipes import list_recipes, load_recipe
 from widenet.training.folder import last_checkpoint
 from widenet.training.run import train
@@ -453,3 +453,27 @@ def test_no_arguments_show_the_help(widenet: Command) -> None:
     result = widenet()
     assert "Usage" in result.out + result.err
     assert "train" in result.out + result.err
+
+
+def test_widen(widenet: Command, tmp_path: Path) -> None:
+    source, output = tmp_path / "dense", tmp_path / "wide"
+    dense = create_model("vit-digits")
+    dense.save_pretrained(source)
+    words = ["widen", str(source), "--experts", "3", "--init", "0", "--group-size", "2", "--output", str(output)]
+    result = widenet(*words, "--json")
+    assert result.code == 0
+    counts = {row["model"]: row["parameters"] for row in json.loads(result.out)}
+    assert counts["source"] == sum(p.numel() for p in dense.parameters())
+    config = json.loads((output / "config.json").read_text())
+    assert (config["num_experts"], config["num_sharing_groups"], config["normalize_gates"]) == (3, 2, True)
+    for changed, named in (
+        ([], "exists already"),
+        (["--output", str(tmp_path / "new"), "--experts", "0"], "num_experts=0"),
+        (["--output", str(tmp_path / "new"), "--init", "block"], "did you mean 'blocks'"),
+        (["--output", str(tmp_path / "new"), "--group-size", "3"], "group_size=3"),
+    ):
+        result = widenet(*words, *changed)
+        assert result.code == 2 and result.err.count("\n") == 1 and named in result.err
+        assert not (tmp_path / "new").exists()
+    result = widenet("widen", str(tmp_path / "none"), "--output", str(tmp_path / "new"))
+    assert result.code == 2 and "does not exist" in result.err

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from transformers import AlbertForSequenceClassification, AutoTokenizer, PreTrainedModel, ViTImageProcessor
 
-from widenet import WideNetError, create_model, from_dense, list_models, widen
+from widenet import (
+    WideNetError,
+    WideNetForSequenceClassification,
+    create_config,
+    create_model,
+    from_dense,
+    list_models,
+    widen,
+)
 from widenet.checkpoints.folder import load_model, load_processor
 from widenet.checkpoints.widen import widen_folder
 from widenet.data.tokenizer import train_wordpiece
@@ -197,7 +205,7 @@ def test_noise_sets_copies_apart_by_its_measure() -> None:
         added = getattr(experts, key) - source
         # 8192 draws: their standard deviation is within 5 % of the true one
         for expert in added:
-            assert float(expert.std() / source.std()) == pytest.approx(0.05, rel=0.05)
+            assert float((expert.std() / source.std()).detach()) == pytest.approx(0.05, rel=0.05)
         assert not torch.equal(added[0], added[1])
         assert torch.equal(getattr(experts, f"{key}_bias")[1], stack(dense, f"{key}_bias", [0]))
 
@@ -255,13 +263,9 @@ def test_a_folder_of_text_is_ready_to_be_fine_tuned(tmp_path: Path) -> None:
         part.save_pretrained(tmp_path / "dense")
     counts = widen_folder(tmp_path / "dense", tmp_path / "wide", 2, task="text-classification")
     assert AutoTokenizer.from_pretrained(tmp_path / "wide").get_vocab() == tokenizer.get_vocab()
-    wide: Any = from_saved(tmp_path / "wide", "bert-tiny")
+    wide = load_model(tmp_path / "wide", WideNetForSequenceClassification)
     assert counts["widened"]["parameters"] == sum(p.numel() for p in wide.parameters())
     assert counts["source"]["encoder"] == sum(p.numel() for p in dense.encoder.parameters())
-
-
-def from_saved(folder: Path, name: str) -> PreTrainedModel:
-    return load_model(folder, type(create_model(name, task=TASKS[name])))  # type: ignore[type-var]
 
 
 def test_a_folder_of_images_has_a_processor(tmp_path: Path) -> None:
@@ -271,7 +275,7 @@ def test_a_folder_of_images_has_a_processor(tmp_path: Path) -> None:
     processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.1, 0.2, 0.3])
     processor.save_pretrained(tmp_path / "dense")
     widen_folder(str(tmp_path / "dense"), tmp_path / "wide2")
-    assert load_processor(tmp_path / "wide2").image_mean == [0.1, 0.2, 0.3]
+    assert load_processor(tmp_path / "wide2").image_mean == (0.1, 0.2, 0.3)
 
 
 # ---- what is refused ----
@@ -323,10 +327,12 @@ def test_what_cannot_be_widened(tmp_path: Path) -> None:
         widen_folder(tmp_path, tmp_path / "file/folder")
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("name", [name for name in list_models() if name.endswith(("-tiny", "-digits"))])
+SMALL = [name for name in list_models() if name.endswith(("-tiny", "-digits"))]
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if not create_config(name).moe_blocks])
 def test_every_small_dense_preset_can_be_widened(name: str) -> None:
     dense = create_model(name)
-    if dense.config.moe_blocks:
-        pytest.skip("holds mixtures")
-    assert widen(dense).config.num_hidden_layers == from_dense(dense).config.num_hidden_layers
+    assert (
+        len(widen(dense)(**inputs(dense), output_routing=True).routing) == from_dense(dense).config.num_hidden_layers
+    )
