@@ -147,7 +147,8 @@ def evaluate(
         print(json.dumps(metrics, indent=2, ensure_ascii=False))
         return
     numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-    _table([{key: value for key, value in numbers.items() if key not in OF_TRAINING}], False)
+    tested = {key: value for key, value in numbers.items() if not key.startswith("validation_")}
+    _table([{key: value for key, value in tested.items() if key not in OF_TRAINING}], False)
 
 
 @app.command()

@@ -136,7 +136,7 @@ class WideNetTimmModel(nn.Module):
         config = self.config
         self.num_features = self.head_hidden_size = self.embed_dim = config.hidden_size
         self.in_chans, self.patch_size, self.img_size = config.num_channels, config.patch_size, config.image_size
-        self.num_prefix_tokens = int(config.pooling == "cls")
+        self.num_prefix_tokens = config.num_prefix_tokens
         self.dynamic_img_size = dynamic_img_size
         self.global_pool = "token" if config.pooling == "cls" else "avg"
         self.head_drop = nn.Dropout(drop_rate)
@@ -259,7 +259,7 @@ class WideNetTimmModel(nn.Module):
         if global_pool is not None:
             if global_pool not in _POOLS:
                 raise unknown("global_pool", global_pool, _POOLS)
-            if global_pool == "token" and not self.num_prefix_tokens:
+            if global_pool == "token" and self.model.embeddings.cls_token is None:
                 raise WideNetError('global_pool="token", but the model has no [CLS] token')
             self.global_pool = global_pool
         self.num_classes = num_classes

@@ -45,7 +45,9 @@ def _shape(config: WideNetConfig) -> str:
     else:
         parts.append("no mixture of experts")
     names = {"attention": "attention", "ffn": "feed-forward", "norm": "norms"}
-    parts.append("shared by all blocks: " + (", ".join(names[name] for name in shared) or "nothing"))
+    group = config.num_hidden_layers // config.num_sharing_groups
+    who = "all blocks" if group == config.num_hidden_layers else f"each {group} blocks"
+    parts.append(f"shared by {who}: " + (", ".join(names[name] for name in shared) or "nothing"))
     return "; ".join(parts).capitalize() + "."
 
 
