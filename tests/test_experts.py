@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from widenet.config import WideNetConfig
+from widenet.encoder import Encoder
 from widenet.experts import Experts
 
 D, H, E = 16, 24, 4
@@ -200,3 +201,43 @@ def test_every_parameter_starts_small_and_biases_at_zero() -> None:
     assert experts.up_proj.std().item() == pytest.approx(0.02, rel=0.02)
     assert experts.down_proj.std().item() == pytest.approx(0.02, rel=0.02)
     assert not experts.up_proj_bias.any() and not experts.down_proj_bias.any()
+
+
+# ---- weights handed from block to block ----
+
+
+def shared_encoder() -> Encoder:
+    torch.manual_seed(0)
+    fields = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 12}
+    return Encoder(WideNetConfig(**fields, router_noise_std=0.0)).double()
+
+
+def expert_gradients(encoder: Encoder) -> list[torch.Tensor]:
+    gradients = [parameter.grad for parameter in encoder.experts.parameters()]
+    return [gradient.clone() for gradient in gradients if gradient is not None]
+
+
+def test_a_second_backward_pass_through_the_same_graph_adds_the_same_again() -> None:
+    encoder, x = shared_encoder(), torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)
+    loss = encoder(x).last_hidden_state.square().sum()
+    torch.autograd.grad(loss, x, retain_graph=True)  # must leave nothing behind for the next
+    loss.backward(retain_graph=True)
+    once = expert_gradients(encoder)
+    loss.backward()
+    assert len(once) == 4
+    for first, both in zip(once, expert_gradients(encoder), strict=True):
+        assert first.abs().sum() > 0
+        assert torch.allclose(both, 2 * first, rtol=1e-12)
+
+
+def test_frozen_experts_get_no_gradient_and_let_it_through() -> None:
+    encoder, x = shared_encoder(), torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)
+    encoder(x).last_hidden_state.square().sum().backward()
+    assert x.grad is not None
+    expected = x.grad.clone()
+    encoder.zero_grad()
+    x.grad = None
+    encoder.experts.requires_grad_(False)
+    encoder(x).last_hidden_state.square().sum().backward()
+    assert expert_gradients(encoder) == []
+    assert torch.allclose(x.grad, expected, rtol=1e-12)

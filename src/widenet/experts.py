@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.activations import ACT2FN
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, use_experts_implementation
 
@@ -58,8 +59,8 @@ class Experts(nn.Module):
             top_k_index: [T, K] experts.
             top_k_weights: [T, K] gates, zero where dropped.
             slices: an empty list that the first block of a forward pass fills with the experts' weights,
-                taken apart, for the later blocks to use. Taking them apart in every block instead would
-                put their gradients together in every block, a tenth of a training step.
+                taken apart, and that each block leaves to the next. Taking them apart in every block
+                instead would put their gradients together in every block, a tenth of a training step.
 
         Returns:
             [T, D].
@@ -86,9 +87,12 @@ class Experts(nn.Module):
 
         rows = _Dispatch.apply(hidden_states, order[:S], places, kept)  # [S, D]
         outputs = []
-        for run, (up, up_bias, down, down_bias) in zip(rows.split(sizes), slices, strict=True):
-            inner = self.act_fn(nn.functional.linear(run, up, up_bias))  # [rows of this expert, H]
-            outputs.append(nn.functional.linear(inner, down, down_bias))
+        for e, run in enumerate(rows.split(sizes)):
+            up, up_bias, down, down_bias = slices[e]
+            inner, up, up_bias = _linear(run, up, up_bias)  # [rows of this expert, H]
+            output, down, down_bias = _linear(self.act_fn(inner), down, down_bias)
+            slices[e] = up, up_bias, down, down_bias
+            outputs.append(output)
         rows = torch.cat(outputs)  # [S, D]
         mixed = _Combine.apply(rows, top_k_weights.to(rows.dtype), order[:S], places, kept)
         return mixed.to(hidden_states.dtype)
@@ -108,6 +112,48 @@ def dense_experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor,
 
 
 ALL_EXPERTS_FUNCTIONS.register("dense", dense_experts_forward)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x · weightᵀ + bias, and weight and bias for their next use."""
+    if torch.is_autocast_enabled(x.device.type):  # it multiplies in another type than that of the weights
+        return nn.functional.linear(x, weight, bias), weight, bias
+    return _Linear.apply(x, weight, bias)
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer that hands its weights on to their next use, in a later block.
+
+    Their gradient comes back the same way, last use first, and each use adds its share in place. Left to
+    itself autograd makes a whole gradient for every use and adds them up: most of what the step of a WideNet
+    costs beyond that of a dense model of equal FLOPs.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return nn.functional.linear(x, weight, bias), weight.view_as(weight), bias.view_as(bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+        ctx.set_materialize_grads(False)  # the last use gets None for weights that nobody used after it
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        if grad is None:
+            return None, grad_weight, grad_bias
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        if needs_weight:
+            grad_weight = grad.t() @ x if grad_weight is None else grad_weight.addmm_(grad.t(), x)
+        if needs_bias:
+            share = grad.sum(0)
+            grad_bias = share if grad_bias is None else grad_bias.add_(share)
+        return grad @ weight if needs_x else None, grad_weight, grad_bias
 
 
 class _Dispatch(torch.autograd.Function):
