@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from widenet.analysis.compare import read_metrics
 from widenet.checkpoints.folder import load_model, load_processor
 from widenet.data.batches import Batch
-from widenet.data.questions import Question, QuestionBatches, make_windows
+from widenet.data.questions import Question
 from widenet.data.sets import open_image
+from widenet.data.windows import QuestionBatches, make_windows
 from widenet.errors import WideNetError
 from widenet.text import WideNetForPreTraining, WideNetForQuestionAnswering, WideNetForSequenceClassification
 from widenet.training.answers import pick_answers

@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import BertTokenizer
 
-from widenet.data.questions import Question, QuestionBatches, Windows, load_questions, make_windows
+from widenet.data.questions import Question, load_questions
+from widenet.data.windows import QuestionBatches, Windows, make_windows
 from widenet.errors import WideNetError
 
 LETTERS = "abcdefghij"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from widenet.data.questions import Question, Windows
+from widenet.data.questions import Question
+from widenet.data.windows import Windows
 from widenet.errors import WideNetError
 from widenet.training.answers import (
     Answers,

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from widenet.data.questions import Question, Windows
+from widenet.data.questions import Question
+from widenet.data.windows import Windows
 from widenet.errors import WideNetError
 from widenet.training.folder import write_json
 
@@ -65,7 +66,7 @@ def pick_answers(
 
     Args:
         questions: those which the windows were made of.
-        windows: as :func:`widenet.data.questions.make_windows` returns them.
+        windows: as :func:`widenet.data.windows.make_windows` returns them.
         start_logits: [W, L], of each token to be the first of the answer; what is beyond a window is ignored.
         end_logits: [W, L], to be the last one.
         n_best: how many starts, ends and answers to look at.

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from widenet.data.batches import Batch
-from widenet.data.questions import Question, QuestionBatches, QuestionData, Windows, load_questions, make_windows
+from widenet.data.questions import Question, QuestionData, load_questions
+from widenet.data.windows import QuestionBatches, Windows, make_windows
 from widenet.recipes import QuestionsRecipe, Recipe
 from widenet.text import WideNetForQuestionAnswering
 from widenet.training.answers import Answers, pick_answers, squad_scores
