@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,30 +36,7 @@ TINY = [
 ]
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def widenet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Return a function that runs a command line as the installed script does."""
-
-    def call(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["widenet", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            widenet_cli.main()
-            sys.exit(0)
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        return Result(code if isinstance(code, int) else int(code is not None), out, err)
-
-    return call
+Command = Callable[..., Any]  # the fixture `widenet` of conftest.py
 
 
 def run_script(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

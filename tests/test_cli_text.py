@@ -3,15 +3,13 @@
 import json
 import random
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 from transformers.utils import logging
 
-import widenet_cli
 from widenet.data.tokenizer import train_wordpiece
 from widenet.recipes import load_recipe
 from widenet.training.run import train
@@ -25,30 +23,7 @@ PEOPLE = ["Catherine", "Isabella", "Henry", "John"]
 PLACES = ["Bath", "London", "Oxford", "Fullerton"]
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def widenet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Return a function that runs a command line as the installed script does."""
-
-    def call(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["widenet", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            widenet_cli.main()
-            sys.exit(0)
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        return Result(code if isinstance(code, int) else int(code is not None), out, err)
-
-    return call
+Command = Callable[..., Any]  # the fixture `widenet` of conftest.py
 
 
 def sentences(path: Path, labels: tuple[str, ...] = ("bad", "good"), count: int = 60) -> None:
