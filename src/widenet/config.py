@@ -70,7 +70,7 @@ class WideNetConfig(PreTrainedConfig):
 
     model_type = "widenet"
     # Router records and the balance loss travel with every output but are not predictions.
-    keys_to_ignore_at_inference = ["balance_loss", "routing", "hidden_states", "attentions"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["balance_loss", "routing", "hidden_states", "attentions"]  # noqa: RUF012 (transformers' own type)
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -264,7 +264,7 @@ class WideNetTextConfig(WideNetConfig):
     """
 
     model_type = "widenet_text"
-    keys_to_ignore_at_inference = [  # noqa: RUF012
+    keys_to_ignore_at_inference = [  # noqa: RUF012 (as above)
         *WideNetConfig.keys_to_ignore_at_inference,
         "mlm_loss",
         "sentence_order_loss",
