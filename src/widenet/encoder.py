@@ -9,6 +9,7 @@ Axes: N images or sequences, L tokens of each, T = N·L, D hidden size, A attent
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,7 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from widenet.card import CARD, complete_upload
 from widenet.config import Step, WideNetConfig
 from widenet.experts import Experts
 from widenet.routing import Router, Routing
@@ -282,7 +284,7 @@ class Encoder(nn.Module):
 
 
 class WideNetPreTrainedModel(PreTrainedModel):
-    """What every WideNet model shares: its initial weights and the backends it supports."""
+    """What every WideNet model shares: its initial weights, the backends it supports, a model card when uploaded."""
 
     config_class: type[WideNetConfig] = WideNetConfig
     config: WideNetConfig
@@ -296,6 +298,7 @@ class WideNetPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _card: bytes | None = None  # of the folder that was last saved to
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -304,6 +307,17 @@ class WideNetPreTrainedModel(PreTrainedModel):
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
         """Default to our own sorted loop rather than transformers' grouped product."""
         return super().get_correct_experts_implementation(requested_experts or "eager")
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save as transformers does; with ``push_to_hub=True`` a folder keeps the card that it has, and uploads it."""
+        card = Path(save_directory) / CARD
+        self._card = card.read_bytes() if card.is_file() else None
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """Upload a model card, too; this is the last step of transformers' ``push_to_hub`` and ``save_pretrained``."""
+        complete_upload(self, Path(working_dir), repo_id, self._card, kwargs.get("token"))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

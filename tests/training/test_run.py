@@ -111,6 +111,7 @@ def test_a_run_leaves_every_file(run: tuple[Path, dict[str, Any]]) -> None:
         "preprocessor_config.json",
         "recipe.yaml",
         "metrics.json",
+        "README.md",
         "logs",
         "checkpoints",
     }

@@ -4,6 +4,8 @@ import io
 import json
 import math
 import random
+import re
+import shlex
 import shutil
 import signal
 import sys
@@ -14,12 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering, pipeline
 from transformers.utils import logging
 
 import widenet_cli
+from widenet.analysis.report.words import metric
 from widenet.checkpoints.folder import load_model
 from widenet.data.questions import load_questions
 from widenet.data.tokenizer import load_tokenizer, train_wordpiece
@@ -226,7 +230,7 @@ def test_pretraining_leaves_every_file(pretrained: Run) -> None:
     folder, _ = pretrained
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-        *("recipe.yaml", "metrics.json", "logs", "checkpoints"),
+        *("recipe.yaml", "metrics.json", "README.md", "logs", "checkpoints"),
     }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint-5", "checkpoint-10"}
     assert any((folder / "logs").rglob("events.out.tfevents.*"))
@@ -235,6 +239,26 @@ def test_pretraining_leaves_every_file(pretrained: Run) -> None:
     assert (len(tokenizer), tokenizer.model_max_length) == (400, 48)
     config = json.loads((folder / "config.json").read_text())
     assert (config["vocab_size"], config["architectures"]) == (400, ["WideNetForPreTraining"])
+
+
+@pytest.mark.parametrize("name", ["pretrained", "classified", "answered", "answered2"])
+def test_the_card_of_a_run(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, metrics = request.getfixturevalue(name)
+    card = ModelCard.load(folder / "README.md")
+    found = {(each.dataset_split, each.metric_name): each.metric_value for each in card.data.eval_results}
+    for key in metrics["headline"]:
+        assert found["test", metric(key).title] == metrics[key]
+        assert found["validation", metric(key).title] == metrics[f"validation_{key}"]
+    monkeypatch.chdir(folder)
+    exec(re.findall(r"```python\n(import widenet.*?)```", card.text, re.DOTALL)[0], {})
+    assert capsys.readouterr().out.startswith("[")
+    for words in re.findall(r"`widenet (predict \. [^`]+)`", card.text):
+        monkeypatch.setattr(sys, "argv", ["widenet", *shlex.split(words)])
+        with pytest.raises(SystemExit) as caught:
+            widenet_cli.main()
+        assert not caught.value.code and capsys.readouterr().out
 
 
 def test_pretraining_metrics_are_complete_and_consistent(pretrained: Run) -> None:
@@ -314,7 +338,7 @@ def test_classification_learns_and_predicts_as_it_scores(classified: Run, tmp_pa
     folder, metrics = classified
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-        *("recipe.yaml", "metrics.json", "logs", "checkpoints"),
+        *("recipe.yaml", "metrics.json", "README.md", "logs", "checkpoints"),
     }
     assert set(metrics) >= {"accuracy", "macro_f1", "loss", "balance_loss", "expert_load", "validation_accuracy"}
     assert (metrics["headline"], metrics["test_texts"]) == (["accuracy"], 40)

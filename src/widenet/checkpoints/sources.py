@@ -29,7 +29,7 @@ from widenet.text import WideNetTextModel
 SUPPORTED = "BERT, ALBERT, ViT and DeiT of transformers, ViT (vit_*) of timm, and this package's dense models"
 _OURS = {config.model_type: config for config in (WideNetTextConfig, WideNetVisionConfig)}
 _WEIGHTS, _PICKLES = "model*.safetensors", "pytorch_model*.bin"
-_DOWNLOADED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_DOWNLOADED = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]  # whose card may name a license
 
 
 def from_dense(

@@ -4,6 +4,7 @@ Axes: B blocks, g blocks of a group, E experts, K experts a token, D hidden size
 """
 
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from pathlib import Path
 from shutil import copyfile
 from typing import Any, cast
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ViTImageProcessor
 
+from widenet.card import save_card, widened_card
 from widenet.checkpoints.dense import load
 from widenet.checkpoints.sources import find_source, from_dense, read_source
 from widenet.config import WideNetVisionConfig
@@ -135,7 +137,7 @@ def widen(
 def widen_folder(source: str | Path, output: Path, *args: Any, **options: Any) -> dict[str, Any]:
     """Widen the model in a folder, or of a public name, into a folder that is ready to be fine-tuned.
 
-    The folder also gets the source's tokenizer or image processor.
+    The folder also gets the source's tokenizer or image processor, and a model card.
 
     Args:
         source: as for :func:`from_dense`, but not a model.
@@ -160,6 +162,10 @@ def widen_folder(source: str | Path, output: Path, *args: Any, **options: Any) -
                 copyfile(folder / name, output / name)
         if not (output / "preprocessor_config.json").exists() and isinstance(wide.config, WideNetVisionConfig):
             _image_processor(model, wide.config).save_pretrained(output)
+        arguments = signature(widen).bind(source, *args, **options)
+        arguments.apply_defaults()
+        files = [name for name in PROCESSOR_FILES if (output / name).is_file()]
+        save_card(widened_card(wide, dense, folder, arguments.arguments, files), output)
     except OSError as error:
         raise WideNetError(f"{output} cannot be written: {error.strerror or error}") from error
     counts = {}

@@ -1,7 +1,7 @@
 """A recipe becomes a run folder: train, keep the best checkpoint, test, record.
 
 A run folder holds the model in Hugging Face format, the image processor or tokenizer, ``recipe.yaml`` with every value
-in force, ``metrics.json``, TensorBoard logs in ``logs/`` and resumable ``checkpoints/``.
+in force, ``metrics.json``, a model card, TensorBoard logs in ``logs/`` and resumable ``checkpoints/``.
 """
 
 import errno
@@ -34,6 +34,7 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 import widenet
+from widenet.analysis.card import write_card
 from widenet.analysis.counts import count
 from widenet.errors import WideNetError
 from widenet.recipes import Recipe, TextSection
@@ -263,6 +264,7 @@ def _train(task: Task, output: Path, checkpoint: Path | None, console: Console) 
         "commit": _commit(),
     }
     write_json(output / "metrics.json", metrics)
+    write_card(output)
     return metrics
 
 

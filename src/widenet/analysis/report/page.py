@@ -52,8 +52,8 @@ def write_report(run: Path, output: Path | None = None) -> Path:
 
 
 def _page(run: Path, metrics: dict[str, Any]) -> str:
-    config = _read_config(run)
-    recipe = _read_recipe(run)
+    config = read_config(run)
+    recipe = read_recipe(run)
     name, model = str(metrics.get("recipe") or run.resolve().name), str(metrics.get("model") or "unknown model")
     classes = class_table(metrics) if words_of(metrics) is IMAGES or metrics.get("class_accuracy") else None
     found = {  # None: not of this task
@@ -71,7 +71,12 @@ def _page(run: Path, metrics: dict[str, Any]) -> str:
     return page(f"{name} · {model}", "\n".join(sections))
 
 
-def _read_config(run: Path) -> WideNetConfig | None:
+def read_config(run: Path) -> WideNetConfig | None:
+    """Return the configuration of a run's model; None where there is none.
+
+    Raises:
+        WideNetError: it is damaged.
+    """
     file = run / "config.json"
     if not file.is_file():
         return None
@@ -83,7 +88,12 @@ def _read_config(run: Path) -> WideNetConfig | None:
         raise WideNetError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _read_recipe(run: Path) -> str | None:
+def read_recipe(run: Path) -> str | None:
+    """Return the text of a run's ``recipe.yaml``; None where there is none.
+
+    Raises:
+        WideNetError: it cannot be read.
+    """
     file = run / "recipe.yaml"
     if not file.is_file():
         return None

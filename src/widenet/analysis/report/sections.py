@@ -7,6 +7,7 @@ from typing import Any
 from widenet.analysis.report.figures import MOST_NUMBERED_EXPERTS, heatmap, svg_figure
 from widenet.analysis.report.markup import duration, fill, grid, short, table
 from widenet.analysis.report.words import IMAGES, METRICS, headline_of, metric, words_of
+from widenet.card import describe
 from widenet.config import WideNetConfig
 from widenet.recipes import parse_yaml
 
@@ -29,26 +30,8 @@ def header(name: str, model: str, recipe: str | None, config: WideNetConfig | No
     if description:
         lines.append(f"<p>{escape(str(description))}</p>")
     if config is not None:
-        lines.append(f"<p>{_shape(config)}</p>")
+        lines.append(f"<p>{describe(config)}</p>")
     return "<header>" + "".join(lines) + "</header>"
-
-
-def _shape(config: WideNetConfig) -> str:
-    """The model in a sentence."""
-    shared = [name for name in ("attention", "ffn", "norm") if getattr(config, f"share_{name}")]
-    parts = [f"{config.num_hidden_layers} blocks of width {config.hidden_size}"]
-    mixtures = len(config.moe_blocks)
-    if mixtures:
-        where = "every block" if mixtures == config.num_hidden_layers else f"{mixtures} of them"
-        experts = f"{config.num_experts} experts, {config.num_experts_per_tok} for each token"
-        parts.append(f"a mixture of {experts}, in {where}")
-    else:
-        parts.append("no mixture of experts")
-    names = {"attention": "attention", "ffn": "feed-forward", "norm": "norms"}
-    group = config.num_hidden_layers // config.num_sharing_groups
-    who = "all blocks" if group == config.num_hidden_layers else f"each {group} blocks"
-    parts.append(f"shared by {who}: " + (", ".join(names[name] for name in shared) or "nothing"))
-    return "; ".join(parts).capitalize() + "."
 
 
 def facts(metrics: dict[str, Any], recipe: str | None = None) -> str:
@@ -63,12 +46,12 @@ def facts(metrics: dict[str, Any], recipe: str | None = None) -> str:
         cost += f"; {short(flops)} if every expert ran"
     share = f"{active / parameters:.0%} of all: what one token uses" if active and parameters else None
     # label, value, note; a card without value is left out
-    cards = [(f"Test {metric(name).label}", _value(metrics, name), _test_note(metrics, name)) for name in headline]
+    cards = [(f"Test {metric(name).label}", text_of(metrics, name), _test_note(metrics, name)) for name in headline]
     kept = "best, after epoch {:.6g}" if headline[0] in CHOSEN_BY else "of the weights kept, after epoch {:.3g}"
     cards += [
         (
             f"Validation {metric(headline[0]).label}",
-            _value(metrics, headline[0], "validation_"),
+            text_of(metrics, headline[0], "validation_"),
             fill(kept, get("best_epoch")),
         ),
         ("Parameters", fill("{:,}", parameters), None),
@@ -87,7 +70,8 @@ def facts(metrics: dict[str, Any], recipe: str | None = None) -> str:
     return f"<dl class=facts>{''.join(shown)}</dl>"
 
 
-def _value(metrics: dict[str, Any], name: str, prefix: str = "") -> str | None:
+def text_of(metrics: dict[str, Any], name: str, prefix: str = "") -> str | None:
+    """Return a metric as a person reads it; None where it was not recorded."""
     value = metrics.get(f"{prefix}{name}")
     return None if value is None else metric(name).text(value)
 
@@ -99,7 +83,7 @@ def _test_note(metrics: dict[str, Any], name: str) -> str | None:
         examples = words_of(metrics).examples
         notes.append(fill(f"on {{:,}} {examples}", metrics.get(f"test_{examples}")))
     if f"mismatched_{name}" in metrics:
-        notes.append(f"matched; mismatched {_value(metrics, name, 'mismatched_')}")
+        notes.append(f"matched; mismatched {text_of(metrics, name, 'mismatched_')}")
     if name == "mlm_loss":
         notes.append(fill("unigram loss {:.3f}", metrics.get("unigram_loss")))
     return "; ".join(note for note in notes if note) or None
@@ -115,14 +99,10 @@ def scores(metrics: dict[str, Any]) -> str | None:
     """Return every metric of the test beside that of the validation; None where the cards say it all."""
     if words_of(metrics) is IMAGES:
         return None
-    columns = {title: prefix for title, prefix in TEST_PARTS.items() if any(_with(prefix, metrics))}
-    if any(prefix.endswith("matched_") for prefix in columns.values()):
-        del columns["test"]  # the first of the two parts again
-    columns |= {"validation": "validation_"} if any(_with("validation_", metrics)) else {}
-    names = [name for name in METRICS if any(f"{prefix}{name}" in metrics for prefix in columns.values())]
+    columns, names = measured(metrics)
     if not names:
         return "<p>Left out: metrics.json records none.</p>"
-    rows = {metric(name).title: [_value(metrics, name, prefix) for prefix in columns.values()] for name in names}
+    rows = {metric(name).title: [text_of(metrics, name, prefix) for prefix in columns.values()] for name in names}
     notes = []
     if "mlm_loss" in names:
         notes.append("Losses of words are in nats a masked word.")
@@ -144,8 +124,14 @@ def scores(metrics: dict[str, Any]) -> str | None:
     return grid(list(columns), rows) + (f"<p class=note>{' '.join(notes)}</p>" if notes else "")
 
 
-def _with(prefix: str, metrics: dict[str, Any]) -> list[str]:
-    return [name for name in METRICS if f"{prefix}{name}" in metrics]
+def measured(metrics: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Return the parts of the data, each with what stands before the names of its metrics, and all metrics' names."""
+    known = dict.fromkeys([*METRICS, *headline_of(metrics)])
+    parts = TEST_PARTS | {"validation": "validation_"}
+    columns = {part: prefix for part, prefix in parts.items() if any(f"{prefix}{name}" in metrics for name in known)}
+    if any(prefix.endswith("matched_") for prefix in columns.values()):
+        del columns["test"]  # the first of the two parts again
+    return columns, [name for name in known if any(f"{prefix}{name}" in metrics for prefix in columns.values())]
 
 
 def seed_table(metrics: dict[str, Any]) -> str | None:
@@ -153,7 +139,7 @@ def seed_table(metrics: dict[str, Any]) -> str | None:
     seeds, headline = metrics.get("seeds"), headline_of(metrics)
     if not seeds:
         return None
-    rows = {str(seed): [_value(found, name) for name in headline] for seed, found in seeds.items()}
+    rows = {str(seed): [text_of(found, name) for name in headline] for seed, found in seeds.items()}
     note = f"Every number above is the median of {len(rows)} seeds; each has a run and a page of its own."
     return grid([metric(name).title for name in headline], rows) + f"<p class=note>{note}</p>"
 

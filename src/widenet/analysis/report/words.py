@@ -72,6 +72,7 @@ class Metric:
 
 METRICS = {
     "accuracy": Metric("accuracy", "share"),
+    "top5_accuracy": Metric("top-5 accuracy", "share"),
     "macro_f1": Metric("macro F1", "share"),
     "loss": Metric("loss"),
     "pearson": Metric("Pearson correlation"),

@@ -1,0 +1,204 @@
+"""Model cards: the README.md that tells the Hugging Face hub, and a person, what a model folder holds.
+
+A card says only what its maker knows. Here that is a model alone, or a widening; ``analysis/card.py`` makes the card
+of a finished run. No card names a license, except for one that the source of the weights names in its own card.
+
+Axes: E experts, K experts a token.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import ModelCard, ModelCardData, file_exists, metadata_load
+from safetensors.torch import load_file
+
+from widenet.config import WideNetConfig
+
+CARD = "README.md"
+PIPELINES = {
+    "WideNetForImageClassification": "image-classification",
+    "WideNetVisionModel": "image-feature-extraction",
+    "WideNetForPreTraining": "fill-mask",
+    "WideNetForMaskedLM": "fill-mask",
+    "WideNetForSequenceClassification": "text-classification",
+    "WideNetForQuestionAnswering": "question-answering",
+    "WideNetTextModel": "feature-extraction",
+}
+PAPER = "The architecture is a point of the space that [WideNet](https://arxiv.org/abs/2107.11817) spans."
+ACTIVE = "Active is what one token uses: of a mixture, K of the E experts."
+NEEDED = "This needs the Python package `widenet`, whose import registers its models with transformers."
+PLACE = "`.` is this folder: put its path there, or its name on the hub."
+
+
+def describe(config: WideNetConfig) -> str:
+    """Return a model's architecture in a sentence."""
+    shared = [name for name in ("attention", "ffn", "norm") if getattr(config, f"share_{name}")]
+    parts = [f"{config.num_hidden_layers} blocks of width {config.hidden_size}"]
+    mixtures = len(config.moe_blocks)
+    if mixtures:
+        where = "every block" if mixtures == config.num_hidden_layers else f"{mixtures} of them"
+        experts = f"{config.num_experts} experts, {config.num_experts_per_tok} for each token"
+        parts.append(f"a mixture of {experts}, in {where}")
+    else:
+        parts.append("no mixture of experts")
+    names = {"attention": "attention", "ffn": "feed-forward", "norm": "norms"}
+    group = config.num_hidden_layers // config.num_sharing_groups
+    who = "all blocks" if group == config.num_hidden_layers else f"each {group} blocks"
+    parts.append(f"shared by {who}: " + (", ".join(names[name] for name in shared) or "nothing"))
+    return "; ".join(parts).capitalize() + "."
+
+
+def make_card(
+    title: str, config: WideNetConfig, pipeline: str | None, sections: dict[str, str], **metadata: Any
+) -> ModelCard:
+    """Return a card.
+
+    Args:
+        title: its first heading.
+        config: of the model.
+        pipeline: the hub's name of the task.
+        sections: Markdown by heading; one without a heading ("") comes first.
+        **metadata: other fields of ``ModelCardData``.
+    """
+    mixture = ["mixture-of-experts"] if config.moe_blocks else []
+    data = ModelCardData(
+        library_name="transformers", pipeline_tag=pipeline, tags=["widenet", *mixture], **metadata
+    ).to_yaml()
+    body = "\n\n".join([f"## {heading}\n\n{text}" if heading else text for heading, text in sections.items()])
+    return ModelCard(f"---\n{data}\n---\n\n# {title}\n\n{body}\n")
+
+
+def table(rows: list[list[str]]) -> str:
+    """Return a Markdown table; the first row is its head, and all columns but the first are numbers."""
+    rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
+
+
+def save_card(card: ModelCard, folder: Path) -> Path:
+    """Write a folder's card, whole or not at all, and return its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = folder / f"{CARD}.partial"
+    partial.write_text(str(card), encoding="utf-8")
+    return partial.replace(folder / CARD)
+
+
+def license_of(folder: Path) -> dict[str, Any]:
+    """Return the license that a folder's card names, as fields of ``ModelCardData``; none where it names none."""
+    try:
+        found = metadata_load(folder / CARD) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return {key: found[key] for key in ("license", "license_name", "license_link") if found.get(key)}
+
+
+# ---- from a model alone ----
+
+
+def model_card(model: Any, name: str = ".") -> ModelCard:
+    """Return what a model alone tells: architecture, sizes, how to load it.
+
+    Args:
+        model: one of this package.
+        name: the folder or repository that it is loaded from.
+    """
+    kind = type(model).__name__
+    rows = [["", "all", "active"], sizes("parameters", model)]
+    sections = {
+        "": PAPER,
+        "Model": f"{describe(model.config)}\n\n{table(rows)}\n\n{ACTIVE}",
+        "Use": f"{NEEDED}\n\n{loading(kind, name)}",
+        "Limits": "This card was made from the model alone. What it was trained on, if at all, and how good it is, "
+        "are not recorded here.",
+    }
+    return make_card(kind, model.config, PIPELINES.get(kind), sections)
+
+
+def sizes(label: str, model: Any) -> list[str]:
+    """Return a row of a table: label, parameters, active parameters."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    E, K = model.config.num_experts, model.config.num_experts_per_tok
+    experts = sum(parameter.numel() for parameter in model.base_model.encoder.experts.parameters())
+    return [label, f"{parameters:,}", f"{parameters - experts // E * (E - K) if experts else parameters:,}"]
+
+
+def loading(kind: str, name: str = ".") -> str:
+    """Return the lines, as Markdown, that load a model of this class from a folder or repository."""
+    return f'```python\nimport widenet\n\nmodel = widenet.{kind}.from_pretrained("{name}")\n```'
+
+
+def widened_card(wide: Any, dense: Any, folder: Path, arguments: dict[str, Any], files: list[str]) -> ModelCard:
+    """Return the card of a model that was widened and not trained yet.
+
+    Args:
+        wide: the result.
+        dense: the source, as a model of ours.
+        folder: where the source lies.
+        arguments: all of :func:`widenet.widen`.
+        files: names of the files of tokenizer or image processor beside it.
+    """
+    kind, source = type(wide).__name__, str(arguments["model_or_path"])
+    chosen = {key: value for key, value in arguments.items() if key not in ("model_or_path", "fields")}
+    chosen = {key: value for key, value in {**chosen, **arguments.get("fields", {})}.items() if value is not None}
+    call = ", ".join([repr(source), *(f"{key}={value!r}" for key, value in chosen.items())])
+    rows = [["parameters", "all", "active"], sizes("source", dense), sizes("this model", wide)]
+    also = f" Beside it lie {', '.join(f'`{name}`' for name in files)}." if files else ""
+    sections = {
+        "": f"**Not trained yet:** fine-tune or distil it. Its weights are made of the dense model `{source}`.",
+        "Model": f"{describe(wide.config)}\n\n{table(rows)}\n\n{ACTIVE} {PAPER}",
+        "Method": f"```python\nimport widenet\n\nwide = widenet.widen({call})\n```",
+        "Use": f"{NEEDED}{also}\n\n{loading(kind)}\n\n{PLACE} To train it: `widenet train RECIPE model=. data=…`.",
+        "Limits": "Nothing was measured. Unless the source's blocks shared their weights already, this is another "
+        "function than the source's. The routers are random.",
+    }
+    metadata = license_of(folder)
+    if source.count("/") == 1 and not Path(source).expanduser().is_dir():
+        metadata["base_model"] = source
+    return make_card(f"{Path(source).name}, widened", wide.config, PIPELINES.get(kind), sections, **metadata)
+
+
+# ---- for an upload ----
+
+
+def card_for(model: Any, name: str) -> ModelCard:
+    """Return the card of the folder that a model was loaded from, as long as its weights are those; else its own.
+
+    Args:
+        model: one of this package.
+        name: the repository that it is uploaded to.
+    """
+    folder = Path(model.name_or_path) if model.name_or_path else None  # Path("") would be the current folder
+    if folder is not None and (folder / CARD).is_file() and _holds(folder, model.state_dict()):
+        return ModelCard.load(folder / CARD, ignore_metadata_errors=True)
+    return model_card(model, name)
+
+
+def _holds(folder: Path, state: dict[str, torch.Tensor]) -> bool:
+    files = sorted(folder.glob("model*.safetensors"))
+    stored = {key: value for file in files for key, value in load_file(file).items()}
+    return bool(stored) and all(key in state and torch.equal(state[key].cpu(), stored[key]) for key in stored)
+
+
+def complete_upload(model: Any, folder: Path, name: str, own: bytes | None, token: Any) -> None:
+    """Put the right card into a folder that transformers is about to upload.
+
+    transformers has written there the card of the repository, or an empty form where it has none.
+
+    Args:
+        model: what is uploaded.
+        folder: what is about to be uploaded.
+        name: the repository.
+        own: the card that the folder had before; it stays.
+        token: for the hub.
+    """
+    if own is not None:
+        (folder / CARD).write_bytes(own)
+    elif not file_exists(name, CARD, token=token):
+        card, form = card_for(model, name), ModelCard.load(folder / CARD)
+        card.data["tags"] = list(dict.fromkeys([*card.data.get("tags", []), *form.data.get("tags", [])]))
+        card.save(folder / CARD)
