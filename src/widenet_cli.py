@@ -93,6 +93,17 @@ def train(
     seeds: Annotated[int, typer.Option(help="Train so many seeds, from seed= upwards, and report medians.")] = 1,
 ) -> None:
     """Train a recipe into a run folder."""
+    _train(recipe, overrides or [], output, resume, overwrite, seeds)
+
+
+def _train(
+    recipe: str,
+    overrides: list[str],
+    output: Path | None,
+    resume: bool = False,
+    overwrite: bool = False,
+    seeds: int = 1,
+) -> None:
     _quiet()
     from widenet.recipes import load_recipe
     from widenet.training.folder import last_checkpoint
@@ -101,13 +112,13 @@ def train(
     from widenet.training.run import train as train_recipe
     from widenet.training.seeds import train_seeds
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, overrides)
     folder = output or Path("runs") / loaded.name
     how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "console": _console()}
     try:
         metrics = train_recipe(loaded, folder, **how) if seeds == 1 else train_seeds(loaded, folder, seeds, **how)
     except (Interrupted, KeyboardInterrupt):
-        words = ["widenet", "train", recipe, *(overrides or []), "--output", str(folder)]
+        words = ["widenet", "train", recipe, *overrides, "--output", str(folder)]
         words += ["--resume"] if seeds == 1 else ["--seeds", str(seeds), "--resume"]
         saved = any(last_checkpoint(run) for run in (folder, *folder.glob("seed-*")))
         hint = f"the run is saved. To go on: {shlex.join(words)}" if saved else "nothing was saved"
@@ -214,6 +225,11 @@ def predict(
 @app.command()
 def widen(
     source: Annotated[str, typer.Argument(help="A dense model: a folder, or its name on the hub or in timm.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="With --distill, any value of its recipe."),
+    ] = None,
+    *,
     output: Annotated[Path, typer.Option(help="The new model folder.")],
     experts: Annotated[int, typer.Option(help="Experts.")] = 4,
     top_k: Annotated[int, typer.Option(help="Experts for each token.")] = 2,
@@ -231,26 +247,38 @@ def widen(
     task: Annotated[str | None, typer.Option(help="What for [default: what the source is for].")] = None,
     seed: Annotated[int, typer.Option(help="Of the noise and the routers.")] = 0,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights that are a pickle.")] = False,
+    distill: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Then let it learn from the source, on text or images.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Turn a dense BERT, ALBERT, ViT or DeiT into a WideNet, ready to be fine-tuned."""
     _quiet()
+    options: dict[str, Any] = {
+        "num_experts": experts,
+        "num_experts_per_tok": top_k,
+        "experts": int(init) if init.isdecimal() else init,
+        "attention": int(attention) if attention.isdecimal() else attention,
+        "group_size": group_size,
+        "noise": noise,
+        "normalize_gates": normalize_gates,
+        "task": task,
+        "allow_pickle": allow_pickle,
+    }
+    if distill is not None:
+        if json_:
+            _fail("--json is for the table of sizes, which --distill leaves out; its figures are in metrics.json")
+        from widenet.checkpoints.sources import find_source, reads_images
+
+        recipe = "distill-images" if reads_images(find_source(source)) else "distill-text"
+        values = {"data": distill, "model": source, "seed": seed}
+        values |= {f"widen.{name}": "null" if value is None else value for name, value in options.items()}
+        return _train(recipe, [*(f"{key}={value}" for key, value in values.items()), *(overrides or [])], output)
+    if overrides:
+        _fail(f"{overrides[0]} is for the recipe of --distill, which is not given")
     from widenet.checkpoints.widen import widen_folder
 
-    counts = widen_folder(
-        source,
-        output,
-        experts,
-        num_experts_per_tok=top_k,
-        experts=int(init) if init.isdecimal() else init,
-        attention=int(attention) if attention.isdecimal() else attention,
-        group_size=group_size,
-        noise=noise,
-        normalize_gates=normalize_gates,
-        task=task,
-        seed=seed,
-        allow_pickle=allow_pickle,
-    )
+    counts = widen_folder(source, output, **options, seed=seed)
     _table([{"model": name, **each} for name, each in counts.items()], json_)
 
 

@@ -19,9 +19,9 @@ from widenet.recipes import (
     recipe_keys,
 )
 
-IMAGES = ["cifar10", "cifar10-finetune", "digits", "fashion-mnist", "image-folder", "imagenet-1k"]
-TEXT = ["mlm-text", "mlm-wikipedia-books", "mnli", "question-answering", "squad1", "squad2", "sst2"]
-SHIPPED = [*IMAGES, *TEXT, "text-classification"]
+IMAGES = ["cifar10", "cifar10-finetune", "digits", "distill-images", "fashion-mnist", "image-folder", "imagenet-1k"]
+TEXT = ["distill-text", "mlm-text", "mlm-wikipedia-books", "mnli", "question-answering", "squad1", "squad2", "sst2"]
+SHIPPED = sorted([*IMAGES, *TEXT, "text-classification"])
 
 
 def minimal() -> dict[str, Any]:
@@ -63,9 +63,10 @@ def test_shipped_recipe_is_valid_and_named_as_its_file(name: str) -> None:
 def test_only_recipes_for_own_material_leave_names_open() -> None:
     recipes = [load_recipe(name) for name in SHIPPED]
     without_data = [recipe.name for recipe in recipes if recipe.data.source is None]
-    assert without_data == ["image-folder", "mlm-text", "question-answering", "text-classification"]
+    distill = ["distill-images", "distill-text"]
+    assert without_data == [*distill, "image-folder", "mlm-text", "question-answering", "text-classification"]
     without_model = [recipe.name for recipe in recipes if recipe.model.name is None]
-    assert without_model == ["cifar10-finetune", "mnli", "squad1", "squad2", "sst2"]
+    assert without_model == ["cifar10-finetune", *distill, "mnli", "squad1", "squad2", "sst2"]
 
 
 def test_imagenet_recipe_is_table_6() -> None:

@@ -104,16 +104,8 @@ def read_source(folder: Path, task: str | None = None, allow_pickle: bool = Fals
     Raises:
         WideNetError: as :func:`from_dense`.
     """
-    try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model_type, architecture = described.get("model_type"), described.get("architecture")
-    except FileNotFoundError as error:
-        raise WideNetError(f"{folder} is not a model folder: it has no config.json") from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise WideNetError(f"{folder}/config.json cannot be read: {error}") from error
-    is_timm = model_type is None and isinstance(architecture, str)
-    if not is_timm and model_type not in (*_OURS, *LAYOUTS):
-        raise _unsupported(f"{model_type!r} in {folder}")
+    described = _described(folder)
+    model_type, is_timm = str(described.get("model_type")), _is_timm(described)
     pickled = not any(folder.glob(_WEIGHTS))
     if pickled and not any(folder.glob(_PICKLES)):
         raise WideNetError(f"{folder} is incomplete: it has no model.safetensors")
@@ -131,6 +123,34 @@ def read_source(folder: Path, task: str | None = None, allow_pickle: bool = Fals
             raise WideNetError(f"{folder}/config.json names {name}; models of ours are {', '.join(classes)}")
         return load_model(folder, classes[name])
     return _read_transformers(folder, model_type, name, task, pickled)
+
+
+def reads_images(folder: Path) -> bool:
+    """Whether the model in a folder is one of images, rather than of text.
+
+    Raises:
+        WideNetError: the folder holds no model that can be read.
+    """
+    described = _described(folder)
+    return _is_timm(described) or described["model_type"] in ("vit", "deit", WideNetVisionConfig.model_type)
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """Return the ``config.json`` of a model of transformers, of timm or of ours."""
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model_type = described.get("model_type")
+    except FileNotFoundError as error:
+        raise WideNetError(f"{folder} is not a model folder: it has no config.json") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise WideNetError(f"{folder}/config.json cannot be read: {error}") from error
+    if not _is_timm(described) and model_type not in (*_OURS, *LAYOUTS):
+        raise _unsupported(f"{model_type!r} in {folder}")
+    return described
+
+
+def _is_timm(described: dict[str, Any]) -> bool:
+    return described.get("model_type") is None and isinstance(described.get("architecture"), str)
 
 
 def _read_transformers(folder: Path, model_type: str, name: str, task: str | None, pickled: bool) -> PreTrainedModel:

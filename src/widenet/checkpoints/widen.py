@@ -15,6 +15,7 @@ from transformers import ViTImageProcessor
 
 from widenet.card import save_card, widened_card
 from widenet.checkpoints.dense import load
+from widenet.checkpoints.folder import load_processor
 from widenet.checkpoints.sources import find_source, from_dense, read_source
 from widenet.config import WideNetVisionConfig
 from widenet.encoder import Encoder, WideNetPreTrainedModel
@@ -96,9 +97,7 @@ def widen(
     Raises:
         WideNetError: as :func:`from_dense`; or an argument is out of range or does not exist.
     """
-    for name in fields:
-        if name not in FREE_FIELDS:
-            raise unknown("argument of widen", name, FREE_FIELDS)
+    check_free_fields(fields)
     if not 0 <= noise < float("inf"):
         raise WideNetError(f"noise={noise} must be at least 0")
     with torch.random.fork_rng(devices=[]):
@@ -161,7 +160,7 @@ def widen_folder(source: str | Path, output: Path, *args: Any, **options: Any) -
             if (folder / name).is_file():
                 copyfile(folder / name, output / name)
         if not (output / "preprocessor_config.json").exists() and isinstance(wide.config, WideNetVisionConfig):
-            _image_processor(model, wide.config).save_pretrained(output)
+            source_processor(folder, model, wide.config).save_pretrained(output)
         arguments = signature(widen).bind(source, *args, **options)
         arguments.apply_defaults()
         files = [name for name in PROCESSOR_FILES if (output / name).is_file()]
@@ -174,8 +173,17 @@ def widen_folder(source: str | Path, output: Path, *args: Any, **options: Any) -
     return counts
 
 
-def _image_processor(model: nn.Module, config: WideNetVisionConfig) -> ViTImageProcessor:
-    """Return a processor with the size of a model, and with the colours that timm says it was trained on."""
+def check_free_fields(fields: Iterable[str]) -> None:
+    """Raise :class:`WideNetError` for config fields that follow from the source, or do not exist."""
+    for name in fields:
+        if name not in FREE_FIELDS:
+            raise unknown("argument of widen", name, FREE_FIELDS)
+
+
+def source_processor(folder: Path, model: nn.Module, config: WideNetVisionConfig) -> ViTImageProcessor:
+    """Return the image processor beside a source; or one of its size, with the colours that timm published."""
+    if (folder / "preprocessor_config.json").is_file():
+        return load_processor(folder)
     published = getattr(model, "pretrained_cfg", None) or {}
     colours: dict[str, Any] = {f"image_{name}": list(published[name]) for name in ("mean", "std") if name in published}
     return ViTImageProcessor(size={"height": config.image_size, "width": config.image_size}, **colours)

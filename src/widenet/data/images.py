@@ -55,6 +55,7 @@ def load_images(
     cache_dir: str | None = None,
     check_files: bool = True,
     skip_bad_files: bool = False,
+    labelled: bool = True,
 ) -> ImageData:
     """Load labelled images and settle their training, validation and test parts.
 
@@ -73,6 +74,7 @@ def load_images(
         cache_dir: where downloads are kept; ``~/.cache/widenet`` (for Hugging Face: its own) when None.
         check_files: decode every image file of a folder once, now.
         skip_bad_files: leave out files that cannot be decoded, instead of raising.
+        labelled: False also takes a folder of nothing but images, or of a single class.
 
     Raises:
         WideNetError: the source does not exist, cannot be downloaded or decoded, or cannot be split.
@@ -86,7 +88,7 @@ def load_images(
     elif source.startswith("hf:") and not folder.exists():
         found = read_hub(source.removeprefix("hf:"), cache_dir)
     elif source and folder.is_dir():  # Path("") is the current folder
-        found = read_folder(folder, cache_dir, check_files or skip_bad_files, skip_bad_files)
+        found = read_folder(folder, cache_dir, check_files or skip_bad_files, skip_bad_files, labelled)
     elif folder.is_file():
         raise WideNetError(f"{source} is a file; the data must be a folder, a known name or a Hugging Face id")
     elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
@@ -97,6 +99,9 @@ def load_images(
         raise WideNetError(f"folder {source!r} does not exist")
     else:
         raise WideNetError(f"{unknown('data set', source, NAMES)} A folder can be given, too: data=FOLDER.")
+    if labelled and len(np.unique(found.train.labels)) == 1:
+        only = found.class_names[found.train.labels[0]]
+        raise WideNetError(f"{source} has only one class ({only!r}); at least two are needed")
     return _split(source, found, validation_fraction, test_fraction, split_seed)
 
 
@@ -110,10 +115,6 @@ def _split(source: str, found: Source, validation_fraction: float, test_fraction
         own, own_test = {"test": found.validation, "validation": None}, "own (the validation part)"
     if not len(found.train):
         raise WideNetError(f"{source} has no training images")
-    if len(np.unique(found.train.labels)) < 2:
-        only = found.class_names[found.train.labels[0]]
-        raise WideNetError(f"{source} has only one class ({only!r}); at least two are needed")
-
     rest = np.arange(len(found.train))
     parts: dict[str, ImageSet] = {}
     indices, origin = {}, {"train": "own"}

@@ -169,8 +169,8 @@ def _read_pickle(path: Path, *keys: str) -> list[Any]:
 # ---- folders ----
 
 
-def read_folder(folder: Path, cache_dir: str | None, check: bool, skip: bool) -> Source:
-    """Tell by its files what a folder holds, and read it."""
+def read_folder(folder: Path, cache_dir: str | None, check: bool, skip: bool, labelled: bool = True) -> Source:
+    """Tell by its files what a folder holds, and read it; unless ``labelled``, it may hold plain images."""
     for place in (folder, folder / "raw"):
         if any(place.glob("*-idx[13]-ubyte*")):
             return _read_idx(place, FASHION if "fashion" in str(place.resolve()).lower() else DIGITS)
@@ -182,14 +182,16 @@ def read_folder(folder: Path, cache_dir: str | None, check: bool, skip: bool) ->
         return read_hub(str(folder), cache_dir, saved=True)
     if has_tables(folder):
         return read_hub(str(folder.resolve()), cache_dir)
-    return _read_class_folders(folder, check, skip)
+    return _read_class_folders(folder, check, skip, labelled)
 
 
-def _read_class_folders(root: Path, check: bool, skip: bool) -> Source:
+def _read_class_folders(root: Path, check: bool, skip: bool, labelled: bool) -> Source:
     folders = _sub_folders(root)
     split_names = {"train", "test", *VALIDATION_NAMES}
     # a class may be called "train", too: then that folder holds images and has other classes beside it
-    if set(folders) <= split_names or ("train" in folders and _sub_folders(root / "train")):
+    if not labelled and not folders:
+        places = {"train": "."}
+    elif set(folders) <= split_names or ("train" in folders and _sub_folders(root / "train")):
         validations = [name for name in VALIDATION_NAMES if name in folders]
         if len(validations) > 1:
             raise WideNetError(f"{root} has both {validations[0]}/ and {validations[1]}/; keep one of them")
@@ -203,7 +205,11 @@ def _read_class_folders(root: Path, check: bool, skip: bool) -> Source:
         raise WideNetError(f"{root} {'has no class sub-folders' if any(root.iterdir()) else 'is empty'}")
 
     class_names = _sub_folders(root / places["train"])
-    files = {part: _class_files(root / place, class_names) for part, place in places.items()}
+    if labelled or class_names:
+        files = {part: _class_files(root / place, class_names) for part, place in places.items()}
+    else:
+        class_names = [root.name]
+        files = {part: _plain_files(root / place) for part, place in places.items()}
     bad = _bad_files([path for paths, _ in files.values() for path in paths]) if check else {}
     if bad and not skip:
         raise WideNetError(
@@ -249,6 +255,13 @@ def _class_files(folder: Path, class_names: list[str]) -> tuple[list[Path], list
             paths += [Path(parent, file) for file in sorted(files) if not _ignored(file)]
         labels += [class_names.index(name)] * (len(paths) - len(labels))
     return paths, labels
+
+
+def _plain_files(folder: Path) -> tuple[list[Path], list[int]]:
+    """Return the image files of a folder without classes, sorted, all with the same label."""
+    known = Image.registered_extensions()
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in known and not _ignored(path.name))
+    return paths, [0] * len(paths)
 
 
 def _bad_files(paths: list[Path]) -> dict[Path, str]:

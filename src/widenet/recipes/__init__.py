@@ -1,7 +1,7 @@
 """Recipes: one YAML file per experiment, every value reachable by its dotted name.
 
 A recipe has four sections: top level, ``data``, ``model`` and ``training``; its ``task`` says what ``data`` and
-``training`` may hold (``schema.py``). ``key=value`` overrides use the
+``training`` may hold, and whether there are more (``schema.py``). ``key=value`` overrides use the
 dotted names (``training.epochs=3``, ``model.num_experts=8``); ``data=``, ``model=``, ``seed=`` and ``epochs=``
 are short for ``data.source``, ``model.name``, ``seed`` and ``training.epochs``.
 """
@@ -22,6 +22,8 @@ from widenet.recipes.schema import (
     RECIPES,
     Augmentation,
     CorpusSection,
+    DistillationRecipe,
+    ImageDistillationRecipe,
     ImageRecipe,
     ImagesSection,
     ImageTrainingSection,
@@ -33,6 +35,7 @@ from widenet.recipes.schema import (
     Section,
     SentencesRecipe,
     SentencesSection,
+    TextDistillationRecipe,
     TextSection,
     TrainingSection,
 )
@@ -41,6 +44,8 @@ __all__ = [
     "RECIPES",
     "Augmentation",
     "CorpusSection",
+    "DistillationRecipe",
+    "ImageDistillationRecipe",
     "ImageRecipe",
     "ImageTrainingSection",
     "ImagesSection",
@@ -51,6 +56,7 @@ __all__ = [
     "Recipe",
     "SentencesRecipe",
     "SentencesSection",
+    "TextDistillationRecipe",
     "TextSection",
     "TrainingSection",
     "build_recipe",
@@ -64,7 +70,7 @@ SHORT_KEYS = {"data": "data.source", "model": "model.name", "epochs": "training.
 # These stay text, whatever they look like.
 NAMES = (
     *("data.source", "data.test", "data.validation", "data.tokenizer", "data.cache_dir", "model.name", "name"),
-    *("data.text_column", "data.pair_column", "data.label_column"),
+    *("data.text_column", "data.pair_column", "data.label_column", "distillation.teacher"),
 )
 
 
@@ -146,7 +152,7 @@ def _recipe_class(task: Any) -> type[Recipe]:
 def _keys(section: type[BaseModel], prefix: str) -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
-        if name == "task":
+        if f"{prefix}{name}" == "task":
             continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             keys += _keys(field.annotation, f"{prefix}{name}.")

@@ -167,6 +167,29 @@ class ModelSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+class WidenSection(Section):
+    """How a dense model is widened: the arguments of :func:`widenet.widen`, which also has their ranges."""
+
+    num_experts: int = 4
+    num_experts_per_tok: int = 2
+    experts: str | int = "blocks"
+    attention: str | int = "average"
+    group_size: AtLeastOne | None = None  # None: all blocks are one group
+    noise: AtLeastZero = 0.01
+    normalize_gates: bool = True
+    task: str | None = None
+    allow_pickle: bool = False  # read weights that are a pickle
+
+
+class DistillationSection(Section):
+    """What a widened model learns from its dense teacher."""
+
+    teacher: str | None = None  # folder or public name; None: the model that is widened
+    hidden_weight: AtLeastZero = 1.0  # of the hidden states after every block
+    logits_weight: AtLeastZero = 1.0  # of the head's, where there is one
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # of the logits
+
+
 class Recipe(Section):
     """One experiment, validated. Each task's recipe says what its ``data`` and ``training`` hold."""
 
@@ -216,7 +239,34 @@ class QuestionsRecipe(Recipe):
     data: QuestionsSection
 
 
+class DistillationRecipe(Recipe):
+    """A dense model is widened and learns from what it was."""
+
+    widen: WidenSection = WidenSection()
+    distillation: DistillationSection = DistillationSection()
+
+
+class TextDistillationRecipe(DistillationRecipe):
+    """Distillation on running text."""
+
+    task: Literal["text-distillation"] = "text-distillation"
+    data: CorpusSection
+
+
+class ImageDistillationRecipe(DistillationRecipe):
+    """Distillation on images; labels are not looked at."""
+
+    task: Literal["image-distillation"] = "image-distillation"
+    data: ImagesSection
+    training: ImageTrainingSection
+
+    text: ClassVar[bool] = False
+
+
 RECIPES: dict[str, type[Recipe]] = {
     str(recipe.model_fields["task"].default): recipe
-    for recipe in (ImageRecipe, PretrainingRecipe, SentencesRecipe, QuestionsRecipe)
+    for recipe in (
+        *(ImageRecipe, PretrainingRecipe, SentencesRecipe, QuestionsRecipe),
+        *(TextDistillationRecipe, ImageDistillationRecipe),
+    )
 }

@@ -84,7 +84,7 @@ class TaskTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return the model's loss (Eq 8)."""
-        outputs = model(**inputs, **self.task.options)
+        outputs = self.task.forward(model, inputs)
         if model.training:
             self.meter.update(outputs, *self.task.score(outputs, inputs))
         return (outputs.loss, outputs) if return_outputs else outputs.loss

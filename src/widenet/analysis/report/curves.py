@@ -10,7 +10,8 @@ from widenet.analysis.report.figures import Level, Points, line_plot, svg_figure
 from widenet.analysis.report.words import headline_of, metric, words_of
 from widenet.config import WideNetConfig
 
-LIKE_TRAINING_ACCURACY = ("accuracy", "mlm_accuracy")  # what of a validation the training accuracy compares with
+# What of a validation the training accuracy compares with.
+LIKE_TRAINING_ACCURACY = ("accuracy", "mlm_accuracy", "agreement")
 
 
 def read_scalars(logs: Path) -> dict[str, Points]:
@@ -119,6 +120,13 @@ def _caption(name: str, metrics: dict[str, Any], level: Level | None, best_axis:
             )
     elif name == "sentence_order_accuracy":
         captions.append("Whether the two halves of a text are in order. Half of them are: the line is chance.")
+    elif name == "hidden_error":
+        captions.append(
+            "Share of the variance of the teacher's hidden states that is missed, the mean over the blocks: at 0% the "
+            "two models are the same, at 100% a constant would be as good."
+        )
+    elif name == "agreement":
+        captions.append("Share of the predictions that are the teacher's.")
     elif metric(name).kind == "percent":
         captions.append("Of the validation questions, as SQuAD's script scores them.")
     else:

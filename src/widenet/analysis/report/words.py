@@ -6,6 +6,10 @@ from typing import Any, Literal
 PRETRAINING_LOSS = (
     "The loss that is minimised: of the masked words and of the sentence order, plus the weighted balance loss."
 )
+DISTILLATION_LOSS = (
+    "The loss that is minimised: the hidden error and the divergence of the predictions from the teacher's, where "
+    "there are any, plus the weighted balance loss."
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ TASKS = {
         "The loss that is minimised: cross-entropy of the answer's first and last token, plus the weighted balance "
         "loss. In validation only answers are scored.",
     ),
+    "text-distillation": TaskWords("segments", "text", "segments", DISTILLATION_LOSS),
+    "image-distillation": TaskWords("images", "image", "images", DISTILLATION_LOSS),
 }
 
 
@@ -71,7 +77,11 @@ class Metric:
 
 
 METRICS = {
+    "agreement": Metric("agreement with the teacher", "share"),
+    "hidden_error": Metric("hidden error", "share"),
+    "divergence": Metric("divergence"),
     "accuracy": Metric("accuracy", "share"),
+    "teacher_accuracy": Metric("accuracy of the teacher", "share"),
     "top5_accuracy": Metric("top-5 accuracy", "share"),
     "macro_f1": Metric("macro F1", "share"),
     "loss": Metric("loss"),

@@ -1,6 +1,7 @@
 """What can be trained, by the name of its task."""
 
 from widenet.training.tasks.base import Task
+from widenet.training.tasks.distillation import ImageDistillation, TextDistillation
 from widenet.training.tasks.images import ImageClassification
 from widenet.training.tasks.pretraining import Pretraining
 from widenet.training.tasks.questions import QuestionAnswering
@@ -13,4 +14,6 @@ TASKS: dict[str, type[Task]] = {
     "pretraining": Pretraining,
     "text-classification": SentenceClassification,
     "question-answering": QuestionAnswering,
+    "text-distillation": TextDistillation,
+    "image-distillation": ImageDistillation,
 }

@@ -64,6 +64,10 @@ class Task(ABC):
             WideNetError: they do not fit each other.
         """
 
+    def forward(self, model: Any, batch: Batch, **options: Any) -> Any:
+        """Return what a model makes of a batch, with ``loss`` and ``balance_loss`` in training."""
+        return model(**batch, **self.options, **options)
+
     @abstractmethod
     def score(self, outputs: Any, batch: Batch) -> tuple[Tensor, int]:
         """Return how many predictions of a training batch are right, and of how many."""
@@ -96,7 +100,7 @@ class Task(ABC):
             there = {key: value.to(self.model.device) for key, value in batch.items()}
             with torch.no_grad():
                 inputs = {key: there[key] for key in self.inputs if key in there}
-                output = self.model(**inputs, **self.options, output_routing=True)
+                output = self.forward(self.model, inputs, output_routing=True)
             yield there, output
 
 

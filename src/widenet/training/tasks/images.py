@@ -13,7 +13,7 @@ from widenet.config import WideNetVisionConfig
 from widenet.data.batches import Batch, Collator, EvalImages, SeededBatches, TrainImages, make_processor
 from widenet.data.images import ImageData, ImageSet, load_images
 from widenet.errors import WideNetError
-from widenet.recipes import ImageRecipe, Recipe
+from widenet.recipes import ImageRecipe, ImagesSection, Recipe
 from widenet.training.tasks.base import (
     RoutingTally,
     Task,
@@ -63,7 +63,7 @@ class ImageClassification(Task):
     @classmethod
     def start(cls, recipe: Recipe) -> Self:
         recipe = cast(ImageRecipe, recipe)
-        data = _read(recipe)
+        data = read_images(recipe.data)
         if is_folder(name := str(recipe.model.name)):
             source = load_model(Path(name).expanduser(), WideNetForImageClassification)
             model = adapt_classifier(source, data.class_names, recipe.model.overrides)
@@ -77,7 +77,7 @@ class ImageClassification(Task):
         recipe = cast(ImageRecipe, recipe)
         model = load_model(run, WideNetForImageClassification)
         processor = load_processor(run)
-        data = _read(recipe)
+        data = read_images(recipe.data)
         check_labels(str(recipe.data.source), data.class_names, model.config)
         return cls(recipe, data, model, processor)
 
@@ -143,8 +143,8 @@ class ImageClassification(Task):
             yield batch["labels"], output
 
 
-def _read(recipe: ImageRecipe) -> ImageData:
-    section = recipe.data
+def read_images(section: ImagesSection, labelled: bool = True) -> ImageData:
+    """Return the images that a recipe names; with ``labelled=False`` a folder of images will do."""
     return load_images(
         str(section.source),
         validation_fraction=section.validation_fraction,
@@ -153,4 +153,5 @@ def _read(recipe: ImageRecipe) -> ImageData:
         cache_dir=section.cache_dir,
         check_files=section.check_files,
         skip_bad_files=section.skip_bad_files,
+        labelled=labelled,
     )

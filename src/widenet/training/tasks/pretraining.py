@@ -11,7 +11,7 @@ from widenet.config import WideNetTextConfig
 from widenet.data.batches import Batch
 from widenet.data.corpus import CorpusData, Segments, load_corpus, unigram_loss
 from widenet.data.masking import PretrainingBatches
-from widenet.recipes import PretrainingRecipe, Recipe
+from widenet.recipes import CorpusSection, PretrainingRecipe, Recipe
 from widenet.text import WideNetForPreTraining
 from widenet.training.tasks.base import RoutingTally, bounded, is_folder, preset_config
 from widenet.training.tasks.text import TextTask, find_tokenizer, make_model, reload_text_model
@@ -46,14 +46,14 @@ class Pretraining(TextTask):
         recipe = cast(PretrainingRecipe, recipe)
         tokenizer = find_tokenizer(recipe)
         vocab_size = None if is_folder(str(recipe.model.name)) else preset_config(recipe, WideNetTextConfig).vocab_size
-        data = _read(recipe, tokenizer, vocab_size)
+        data = read_corpus(recipe.data, tokenizer, vocab_size)
         return cls(recipe, data, make_model(recipe, WideNetForPreTraining, data.tokenizer), data.tokenizer)
 
     @classmethod
     def reload(cls, recipe: Recipe, run: Path) -> Self:
         recipe = cast(PretrainingRecipe, recipe)
         model, tokenizer = reload_text_model(recipe, run, WideNetForPreTraining)
-        return cls(recipe, _read(recipe, tokenizer, None), model, tokenizer)
+        return cls(recipe, read_corpus(recipe.data, tokenizer), model, tokenizer)
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Tensor, int]:
         wanted = batch["labels"][batch["labels"] != -100]
@@ -124,8 +124,16 @@ class Pretraining(TextTask):
         )
 
 
-def _read(recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int | None) -> CorpusData:
-    section = recipe.data
+def read_corpus(
+    section: CorpusSection, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int | None = None
+) -> CorpusData:
+    """Return the corpus that a recipe names.
+
+    Args:
+        section: the recipe's.
+        tokenizer: None trains one.
+        vocab_size: of a tokenizer that is trained.
+    """
     return load_corpus(
         str(section.source),
         tokenizer,

@@ -31,13 +31,10 @@ class TextTask(Task):
             config: Any = load_model(Path(name).expanduser(), cls.model_class, fresh=TEXT_HEADS).config
         else:
             config = preset_config(recipe, WideNetTextConfig)
-        _check_length(section, recipe.model.overrides.get("max_position_embeddings", config.max_position_embeddings))
+        check_length(section, recipe.model.overrides.get("max_position_embeddings", config.max_position_embeddings))
 
     def save_processor(self, folder: Path) -> None:
-        self.tokenizer.model_max_length = cast(TextSection, self.recipe.data).max_length  # what predictions cut at
-        self.tokenizer.backend_tokenizer.no_truncation()  # what calls left behind is not the tokenizer's own
-        self.tokenizer.backend_tokenizer.no_padding()
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, cast(TextSection, self.recipe.data).max_length, folder)
 
 
 def find_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
@@ -91,13 +88,22 @@ def reload_text_model(
         WideNetError: as :func:`load_text_model`, or the model reads fewer tokens than the recipe says.
     """
     model, tokenizer = load_text_model(run, model_class)
-    _check_length(cast(TextSection, recipe.data), model.config.max_position_embeddings)
+    check_length(cast(TextSection, recipe.data), model.config.max_position_embeddings)
     return model, tokenizer
 
 
-def _check_length(section: TextSection, positions: int) -> None:
+def check_length(section: TextSection, positions: int) -> None:
+    """Raise :class:`WideNetError` where a recipe's texts are longer than a model reads."""
     if section.max_length > positions:
         raise WideNetError(f"data.max_length={section.max_length} is more than max_position_embeddings={positions}")
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:
+    """Save a tokenizer with the length that predictions cut at."""
+    tokenizer.model_max_length = max_length
+    tokenizer.backend_tokenizer.no_truncation()  # what calls left behind is not the tokenizer's own
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
 
 
 def load_text_model(run: Path, model_class: type[WideNetTextPreTrainedModel]) -> tuple[Any, PreTrainedTokenizerBase]:
