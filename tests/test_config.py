@@ -160,6 +160,7 @@ OUT_OF_RANGE = [
     ({"num_sharing_groups": 5}, ["num_sharing_groups=5", "num_hidden_layers=12"]),
     ({"num_sharing_groups": 0, "moe_layers": "none"}, ["num_sharing_groups=0"]),
     ({"num_register_tokens": -1}, ["num_register_tokens=-1"]),
+    ({"norm_after_pooling": True, "norm_first": False}, ["norm_after_pooling=True", "norm_first=True"]),
     ({"num_routing_groups": 0}, ["num_routing_groups=0"]),
     ({"num_routing_groups": -2}, ["num_routing_groups=-2"]),
     ({"num_routing_groups": 24}, ["num_routing_groups=24"]),

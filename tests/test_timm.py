@@ -158,6 +158,16 @@ def test_pooling(pool: str) -> None:
     torch.testing.assert_close(model.forward_head(tokens, pre_logits=True), expected[pool])
 
 
+@torch.no_grad()
+def test_the_norm_after_pooling() -> None:
+    model = make_model(norm_after_pooling=True).eval()
+    model.model.norm.weight.normal_()
+    torch.testing.assert_close(model(images()), twin(model)(images()).logits)
+    model.prune_intermediate_layers(2)
+    assert not list(model.model.norm.parameters())
+
+
+@torch.no_grad()
 def test_head_dropout_acts_in_training_only() -> None:
     model = make_model(drop_rate=0.5)
     tokens = model.eval().forward_features(images())

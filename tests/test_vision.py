@@ -67,6 +67,29 @@ def test_an_image_alone_and_in_any_batch(fields: dict[str, Any], attention: str)
         assert (model(crowd).logits[20:] - together).abs().max() > 1e-3
 
 
+# ---- pooling ----
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_the_final_norm_before_and_after_pooling(pooling: str) -> None:
+    before, after = (make_model(pooling=pooling, norm_after_pooling=late) for late in (False, True))
+    state = {key.replace("encoder.final_norm", "norm"): value for key, value in before.state_dict().items()}
+    state |= {"model.norm.weight": torch.randn(16), "model.norm.bias": torch.randn(16)}
+    after.load_state_dict(state)
+    before.model.encoder.final_norm.load_state_dict(after.model.norm.state_dict())
+    assert len(list(before.parameters())) == len(list(after.parameters()))
+    tokens = after.model(images()).last_hidden_state  # as the last block leaves them
+    pooled = tokens[:, 0] if pooling == "cls" else tokens.mean(1)
+    centred = pooled - pooled.mean(-1, keepdim=True)
+    expected = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    expected = expected * state["model.norm.weight"] + state["model.norm.bias"]
+    torch.testing.assert_close(after.model(images()).pooler_output, expected, rtol=0, atol=1e-5)
+    # of one token the order is no matter, of a mean it is
+    same = torch.allclose(before(images()).logits, after(images()).logits, atol=1e-5)
+    assert same == (pooling == "cls")
+
+
 # ---- same seed, same result ----
 
 

@@ -209,6 +209,8 @@ class WideNetVisionConfig(WideNetConfig):
             left out for fine-tuning.
         num_register_tokens: learned tokens between [CLS] and the patches that attention alone reads (registers,
             DeiT's distillation token). The paper has none.
+        norm_after_pooling: the final LayerNorm acts on the pooled vector, and not on every token before (timm's
+            ``fc_norm``).
     """
 
     model_type = "widenet_vision"
@@ -219,6 +221,7 @@ class WideNetVisionConfig(WideNetConfig):
     pooling: str = "mean"
     use_representation: bool = False
     num_register_tokens: int = 0
+    norm_after_pooling: bool = False
 
     @property
     def num_patches(self) -> int:
@@ -242,6 +245,8 @@ class WideNetVisionConfig(WideNetConfig):
             f"must divide image_size={self.image_size}",
         )
         _require(self, "num_register_tokens", self.num_register_tokens >= 0, "must be at least 0")
+        has_norm = self.norm_first or not self.norm_after_pooling
+        _require(self, "norm_after_pooling", has_norm, "needs norm_first=True: post-LN blocks have no final norm")
         if self.pooling not in ("cls", "mean"):
             raise unknown("pooling", self.pooling, ["cls", "mean"])
 

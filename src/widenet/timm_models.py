@@ -176,7 +176,7 @@ class WideNetTimmModel(nn.Module):
             pre_logits: return what the classifier would read.
         """
         if self.global_pool:
-            x = global_pool_nlc(x, self.global_pool, num_prefix_tokens=self.num_prefix_tokens)
+            x = self.model.norm(global_pool_nlc(x, self.global_pool, num_prefix_tokens=self.num_prefix_tokens))
             if self.model.representation is not None:
                 x = self.model.representation(x).tanh()
         x = self.head_drop(x)
@@ -289,6 +289,7 @@ class WideNetTimmModel(nn.Module):
         if prune_norm:
             encoder.final_norm = nn.Identity()
         if prune_head:
+            self.model.norm = nn.Identity()
             self.model.representation = None
             self.reset_classifier(0, "")
         return take

@@ -93,6 +93,9 @@ class WideNetVisionModel(WideNetVisionPreTrainedModel):
         super().__init__(config)
         self.embeddings = PatchEmbeddings(config)
         self.encoder = Encoder(config)
+        self.norm: nn.Module = nn.Identity()
+        if config.norm_after_pooling:  # the encoder's, which then leaves its tokens as they are
+            self.norm, self.encoder.final_norm = self.encoder.final_norm, self.norm
         self.representation: nn.Linear | None = None
         if config.use_representation:
             self.representation = nn.Linear(config.hidden_size, config.hidden_size)
@@ -132,6 +135,7 @@ class WideNetVisionModel(WideNetVisionPreTrainedModel):
         )
         tokens = encoded.last_hidden_state  # [N, L, D]
         pooled = tokens[:, 0] if config.pooling == "cls" else tokens[:, config.num_register_tokens :].mean(1)  # [N, D]
+        pooled = self.norm(pooled)
         if self.representation is not None:
             pooled = self.representation(pooled).tanh()
         output = WideNetModelOutput(

@@ -315,3 +315,4 @@ def test_what_cannot_leave() -> None:
     assert "pooling='mean'" in line(to_transformers, create_model("vit-digits", pooling="mean"))
     assert "num_register_tokens=4" in line(to_transformers, create_model("vit-digits", num_register_tokens=4))
     assert "use_representation" in line(to_transformers, create_model("vit-digits", use_representation=True))
+    assert "norm_after_pooling" in line(to_transformers, create_model("vit-digits", norm_after_pooling=True))

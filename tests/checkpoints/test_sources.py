@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -31,6 +31,8 @@ from transformers import (
 
 import widenet
 from widenet import WideNetError, WideNetForImageClassification, WideNetTextModel, create_model, from_dense
+from widenet.checkpoints.timm_vit import to_timm
+from widenet.presets import own_fields
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -105,6 +107,10 @@ def refusal(function: Callable[..., object], *args: Any, **options: Any) -> str:
         {"reg_tokens": 4},
         {"reg_tokens": 2, "no_embed_class": True},
         {"class_token": False, "reg_tokens": 1, "global_pool": "avg", "fc_norm": False, "no_embed_class": True},
+        {"fc_norm": True},
+        {"global_pool": "avg"},  # with fc_norm, by timm's default
+        {"class_token": False, "reg_tokens": 2, "global_pool": "avg", "norm_layer": partial(nn.LayerNorm, eps=1e-2)},
+        {"global_pool": "avg", "num_classes": 0},
         {"init_values": 0.1},
         {"norm_layer": partial(nn.LayerNorm, eps=1e-3)},
         {"act_layer": "quick_gelu"},
@@ -113,11 +119,15 @@ def refusal(function: Callable[..., object], *args: Any, **options: Any) -> str:
     ],
     ids=str,
 )
-def test_timm(arguments: dict[str, Any]) -> None:
+def test_timm_and_back(arguments: dict[str, Any]) -> None:
     theirs = make_timm(**arguments)
-    ours = from_dense(theirs)
+    ours: Any = from_dense(theirs)
     assert not ours.training
     features = theirs.forward_features(pixels())
+    back = to_timm(ours)
+    assert type(back) is VisionTransformer and not back.training
+    torch.testing.assert_close(back.forward_features(pixels()), features, rtol=0, atol=1e-5)
+    torch.testing.assert_close(back(pixels()), theirs(pixels()), rtol=0, atol=1e-5)
     base = ours.base_model(pixels())
     torch.testing.assert_close(base.last_hidden_state, features, rtol=0, atol=1e-5)
     torch.testing.assert_close(base.pooler_output, theirs.forward_head(features, pre_logits=True), rtol=0, atol=1e-5)
@@ -127,11 +137,72 @@ def test_timm(arguments: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch32_224", "deit3_small_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vit_tiny_patch16_224", "vit_small_patch32_224", "deit3_small_patch16_224"),
+        *("vit_little_patch16_reg1_gap_256", "vit_wee_patch16_reg1_gap_256"),
+    ],
+)
 def test_timm_by_its_names(name: str) -> None:
     theirs = randomize(timm.create_model(name, depth=1, num_classes=7))
-    images = torch.randn(1, 3, 224, 224)
-    torch.testing.assert_close(from_dense(theirs)(images).logits, theirs(images), rtol=0, atol=1e-5)
+    images = torch.randn(1, *theirs.default_cfg["input_size"])
+    ours = from_dense(theirs)
+    torch.testing.assert_close(ours(images).logits, theirs(images), rtol=0, atol=1e-5)
+    torch.testing.assert_close(to_timm(ours)(images), theirs(images), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"pooling": "mean"},
+        {"num_register_tokens": 2, "num_labels": 3},
+        {"pooling": "mean", "num_register_tokens": 1, "norm_after_pooling": True, "layer_norm_eps": 1e-3},
+        {"share_attention": True, "share_ffn": True, "share_norm": True},
+        {"share_attention": True, "num_sharing_groups": 2},
+        {"hidden_size": 28, "intermediate_size": 61},  # in floating point 28 · (61 / 28) is below 61
+        {"patch_size": 4, "num_channels": 1},
+        {"task": "features", "pooling": "mean", "norm_after_pooling": True},
+        *({"hidden_act": name} for name in ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu")),
+    ],
+    ids=str,
+)
+def test_ours_as_timms_and_back(fields: dict[str, Any]) -> None:
+    ours: Any = randomize(create_model("vit-digits", **{"hidden_dropout_prob": 0.1, **fields}))
+    theirs = to_timm(ours)
+    images = torch.randn(3, ours.config.num_channels, 8, 8)
+    expected = ours(images)
+    found = expected.pooler_output if fields.get("task") else expected.logits
+    torch.testing.assert_close(theirs(images), found, rtol=0, atol=1e-5)
+    again = from_dense(theirs)
+    assert type(again) is type(ours)
+    for name in own_fields(type(ours.config)):
+        if not name.startswith(("share_", "num_sharing", "num_routing", "hidden_act")):
+            assert getattr(again.config, name) == getattr(ours.config, name), name
+    if not any(name.startswith("share_") for name in fields):
+        assert all(torch.equal(value, ours.state_dict()[key]) for key, value in again.state_dict().items())
+
+
+def test_mode_and_data_type_go_to_timm() -> None:
+    theirs = to_timm(cast(Any, create_model("vit-digits").to(torch.float64).train()))
+    assert theirs.training and {parameter.dtype for parameter in theirs.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "named"),
+    [
+        ("widenet-digits", {}, "moe_layers='all'"),
+        ("vit-moe-digits", {}, "moe_layers=[2, 3]"),
+        ("vit-digits", {"norm_first": False}, "norm_first=False"),
+        ("vit-digits", {"use_representation": True}, "use_representation=True"),
+        ("vit-digits", {"hidden_act": "silu"}, "gelu_pytorch_tanh"),
+        ("bert-tiny", {}, "WideNetForPreTraining reads text"),
+    ],
+)
+def test_what_timm_has_no_place_for(name: str, fields: dict[str, Any], named: str) -> None:
+    assert named in refusal(to_timm, create_model(name, **fields))
 
 
 @torch.no_grad()
@@ -145,8 +216,6 @@ def test_a_distilled_model_of_timm_without_its_heads() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"fc_norm": True}, "fc_norm=False"),
-        ({"global_pool": "avg"}, "fc_norm=False"),
         ({"global_pool": "max"}, "global_pool='token' or 'avg'"),
         ({"global_pool": "map"}, "global_pool"),
         ({"pre_norm": True}, "pre_norm=False"),

@@ -166,6 +166,8 @@ def _check_image_model(model: WideNetPreTrainedModel) -> None:
     config: Any = model.config
     if config.pooling != "cls":
         raise WideNetError(f"pooling={config.pooling!r}, but ViT and DeiT read [CLS] ('cls')")
+    if config.norm_after_pooling:
+        raise WideNetError("norm_after_pooling=True, but ViT and DeiT have their final norm before")
     if config.num_register_tokens > 1:
         raise WideNetError(f"num_register_tokens={config.num_register_tokens}, but a DeiT has 1 and a ViT none")
     if config.use_representation and model.base_model is not model:

@@ -1,4 +1,5 @@
-"""timm's vision transformers as models of ours: plain ViTs with pre-LN blocks, from [CLS] or the mean of the patches.
+"""timm's vision transformers as models of ours, and ours as theirs: plain ViTs with pre-LN blocks, read from [CLS] or
+the mean of the patches.
 
 What a classifier does not read (timm's registers, a distillation token, a [CLS] beside mean pooling) is a
 register of ours. LayerScale is multiplied into the projection before it. Dropout other than that of the
@@ -6,6 +7,7 @@ projections and of attention, and stochastic depth, are how a source was trained
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -19,12 +21,21 @@ from torch import Tensor, nn
 
 from widenet.checkpoints.dense import load
 from widenet.config import WideNetVisionConfig
+from widenet.encoder import WideNetPreTrainedModel
 from widenet.errors import WideNetError
 from widenet.presets import build_config
 from widenet.vision import WideNetForImageClassification, WideNetVisionModel, WideNetVisionPreTrainedModel
 
 # transformers' names of the activations.
 _ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh", "QuickGELU": "quick_gelu", "ReLU": "relu"}
+# And timm's names of ours; gelu_new is the tanh form, too.
+_THEIR_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+}
 
 
 def from_timm(model: nn.Module, with_head: bool = True) -> WideNetVisionPreTrainedModel:
@@ -65,6 +76,7 @@ def from_timm(model: nn.Module, with_head: bool = True) -> WideNetVisionPreTrain
         "num_channels": model.in_chans,
         "pooling": pooling,
         "num_register_tokens": sum(token.shape[1] for token in prefix) - (pooling == "cls"),
+        "norm_after_pooling": _has_fc_norm(model),
         "share_attention": False,
         "share_ffn": False,
         "moe_layers": "none",
@@ -76,11 +88,76 @@ def from_timm(model: nn.Module, with_head: bool = True) -> WideNetVisionPreTrain
     state = _embeddings(source, prefix, pooling)
     for index, block in enumerate(source.blocks):
         state |= _block(block, index)
-    state |= _linear(source.norm, "encoder.final_norm")
+    state |= _linear(source.fc_norm, "norm") if _has_fc_norm(model) else _linear(source.norm, "encoder.final_norm")
     if with_head:
         state = {f"model.{key}": value for key, value in state.items()} | _linear(source.head, "classifier")
     load(ours, state, like=model)
     return ours
+
+
+def to_timm(model: WideNetPreTrainedModel) -> VisionTransformer:
+    """Return timm's ``VisionTransformer`` of the same function as our dense image model, its weights copied.
+
+    What our blocks share and theirs cannot is copied. Names of classes stay behind, timm has no place for them.
+
+    Raises:
+        WideNetError: the model holds something that timm's has not.
+    """
+    ours: Any = model.config
+    if not isinstance(ours, WideNetVisionConfig):
+        raise WideNetError(f"{type(model).__name__} reads text; timm's VisionTransformer reads images")
+    _check_ours(ours)
+    base: Any = model.base_model
+    with_head = base is not model
+    D, H, reads_cls = ours.hidden_size, ours.intermediate_size, ours.pooling == "cls"
+    theirs = VisionTransformer(
+        img_size=ours.image_size,
+        patch_size=ours.patch_size,
+        in_chans=ours.num_channels,
+        num_classes=len(ours.id2label or {}) if with_head else 0,
+        global_pool="token" if reads_cls else "avg",
+        embed_dim=D,
+        depth=ours.num_hidden_layers,
+        num_heads=ours.num_attention_heads,
+        qkv_bias=True,
+        mlp_ratio=H / D if int(D * (H / D)) == H else (H + 0.5) / D,  # timm takes the whole part of D times this
+        class_token=reads_cls,
+        reg_tokens=ours.num_register_tokens,
+        fc_norm=ours.norm_after_pooling,
+        pos_drop_rate=ours.hidden_dropout_prob,
+        proj_drop_rate=ours.hidden_dropout_prob,
+        attn_drop_rate=ours.attention_probs_dropout_prob,
+        norm_layer=partial(nn.LayerNorm, eps=ours.layer_norm_eps),
+        act_layer=_THEIR_ACTIVATIONS[ours.hidden_act],
+        weight_init="skip",
+    )
+    embeddings = base.embeddings
+    state = _linear(embeddings.projection, "patch_embed.proj") | {"pos_embed": embeddings.position_embeddings.data}
+    for name, tokens in (("cls_token", embeddings.cls_token), ("reg_token", embeddings.register_tokens)):
+        if tokens is not None:
+            state[name] = tokens.data
+    for index, step in enumerate(ours.depth_plan()):
+        parts = base.encoder.attentions[step.attention], base.encoder.norms[step.norms]
+        state |= _their_block(f"blocks.{index}", *parts, base.encoder.feed_forwards[step.dense])
+    state |= _linear(base.norm, "fc_norm") | _linear(base.encoder.final_norm, "norm")
+    if with_head:
+        state |= _linear(model.classifier, "head")
+    load(theirs, state, like=model)
+    return theirs
+
+
+def _check_ours(config: WideNetVisionConfig) -> None:
+    """Raise for the first setting that timm's ``VisionTransformer`` does not have."""
+    activations = ", ".join(_THEIR_ACTIVATIONS)
+    for name, fits, known in (
+        ("moe_layers", not config.moe_blocks, "'none'"),
+        ("norm_first", config.norm_first, "True"),
+        ("use_representation", not config.use_representation, "False"),
+        ("hidden_act", config.hidden_act in _THEIR_ACTIVATIONS, activations),
+    ):
+        if not fits:
+            found = f"{name}={getattr(config, name)!r}"
+            raise WideNetError(f"{found} has no counterpart in timm's VisionTransformer; supported is {name}={known}")
 
 
 def _check(model: Any) -> None:
@@ -105,9 +182,9 @@ def _rules(model: Any) -> Iterator[tuple[str, bool, str]]:
     yield "pos_embed", model.pos_embed is not None, "'learn'"
     yield "global_pool", model.global_pool in ("token", "avg"), "'token' or 'avg'"
     yield "pool_include_prefix", not model.pool_include_prefix, "False"
-    yield "fc_norm", type(model.fc_norm) is plain, "False"
-    yield "final_norm", type(model.norm) is not plain, "True"
-    norms = [model.norm, *(norm for block in model.blocks for norm in (block.norm1, block.norm2))]
+    yield "final_norm", [type(model.norm), type(model.fc_norm)].count(plain) == 1, "True"
+    norms = [model.fc_norm if _has_fc_norm(model) else model.norm]
+    norms += [norm for block in model.blocks for norm in (block.norm1, block.norm2)]
     yield "norm_layer", all(isinstance(norm, nn.LayerNorm) for norm in norms), "LayerNorm"
     yield "qk_norm", all(type(attention.q_norm) is plain for attention in attentions), "False"
     yield "scale_attn_norm", all(type(attention.norm) is plain for attention in attentions), "False"
@@ -115,6 +192,11 @@ def _rules(model: Any) -> Iterator[tuple[str, bool, str]]:
     yield "gated", all(getattr(attention, "gate", None) is None for attention in attentions), "False"
     width = model.embed_dim
     yield "attn_head_dim", all(attention.attn_dim == width for attention in attentions), "embed_dim / num_heads"
+
+
+def _has_fc_norm(model: Any) -> bool:
+    """Return whether the final norm comes after pooling."""
+    return type(model.fc_norm) is not nn.Identity
 
 
 def _refuse(setting: str, known: str) -> NoReturn:
@@ -159,6 +241,18 @@ def _block(block: Any, index: int) -> dict[str, Tensor]:
     state |= _linear(block.mlp.fc1, f"encoder.feed_forwards.{index}.up_proj")
     state |= _linear(block.mlp.fc2, f"encoder.feed_forwards.{index}.down_proj", block.ls2)
     return state
+
+
+def _their_block(name: str, attention: Any, norms: Any, feed_forward: Any) -> dict[str, Tensor]:
+    """Return the weights of one block, by timm's names."""
+    qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
+    state = {f"{name}.attn.qkv.weight": torch.cat([part.weight.data for part in qkv])}  # [3·D, D]
+    state[f"{name}.attn.qkv.bias"] = torch.cat([part.bias.data for part in qkv])  # [3·D]
+    state |= _linear(attention.o_proj, f"{name}.attn.proj")
+    state |= _linear(norms.attention, f"{name}.norm1") | _linear(norms.feed_forward, f"{name}.norm2")
+    return (
+        state | _linear(feed_forward.up_proj, f"{name}.mlp.fc1") | _linear(feed_forward.down_proj, f"{name}.mlp.fc2")
+    )
 
 
 def _linear(module: Any, name: str, scale: nn.Module | None = None) -> dict[str, Tensor]:
