@@ -154,7 +154,7 @@ def widened_card(wide: Any, dense: Any, folder: Path, arguments: dict[str, Any],
         "Method": f"```python\nimport widenet\n\nwide = widenet.widen({call})\n```",
         "Use": f"{NEEDED}{also}\n\n{loading(kind)}\n\n{PLACE} To train it: `widenet train RECIPE model=. data=…`.",
         "Limits": "Nothing was measured. Unless the source's blocks shared their weights already, this is another "
-        "function than the source's. The routers are random.",
+        "function than the source's.",
     }
     metadata = license_of(folder)
     if source.count("/") == 1 and not Path(source).expanduser().is_dir():
