@@ -234,11 +234,12 @@ def widen(
     experts: Annotated[int, typer.Option(help="Experts.")] = 4,
     top_k: Annotated[int, typer.Option(help="Experts for each token.")] = 2,
     init: Annotated[
-        str, typer.Option(help="What experts are made of: blocks, average, first, last or a block's index.")
+        str, typer.Option(help="What experts are made of: blocks, spread, average, first, last or a block's index.")
     ] = "blocks",
     attention: Annotated[
         str, typer.Option(help="Which attention is shared: average, first, last or a block's index.")
     ] = "average",
+    router: Annotated[str, typer.Option(help="Where tokens go: random, or blocks: to their block's.")] = "random",
     group_size: Annotated[
         int | None, typer.Option(help="Blocks that share attention and experts [default: all].")
     ] = None,
@@ -259,6 +260,7 @@ def widen(
         "num_experts_per_tok": top_k,
         "experts": int(init) if init.isdecimal() else init,
         "attention": int(attention) if attention.isdecimal() else attention,
+        "router": router,
         "group_size": group_size,
         "noise": noise,
         "normalize_gates": normalize_gates,

@@ -118,10 +118,47 @@ def test_mode_and_data_type_come_along() -> None:
     assert wide.training and {p.dtype for p in wide.parameters()} == {torch.float64}
 
 
+# ---- routers ----
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["bert-tiny", "vit-digits"])  # post-LN and pre-LN
+@pytest.mark.parametrize(
+    ("E", "group_size", "expected"),
+    [
+        (4, None, [{0}, {1}, {2}, {3}]),
+        (2, None, [{0}, {0}, {1}, {1}]),
+        (8, None, [{0, 1}, {2, 3}, {4, 5}, {6, 7}]),
+        (2, 2, [{0}, {1}, {0}, {1}]),
+        (4, 1, [{0, 1, 2, 3}] * 4),
+    ],
+)
+def test_tokens_go_to_the_expert_of_their_block(
+    name: str, E: int, group_size: int | None, expected: list[set[int]]
+) -> None:
+    dense = make(name)
+    for norms in dense.model.encoder.norms:  # as after training: blocks differ in more than noise
+        for norm in (norms.attention, norms.feed_forward):
+            norm.bias.normal_(std=4)
+    wide = widen(dense, E, num_experts_per_tok=1, group_size=group_size, experts="spread", router="blocks")
+    assert wide.config.capacity_factor is None and wide.config.router_aux_loss_coef == 0
+    records = wide(**inputs(wide), output_routing=True).routing
+    mask = inputs(wide).get("attention_mask")
+    tokens: Any = ... if mask is None else mask.reshape(-1).bool()
+    for record, experts in zip(records, expected, strict=True):
+        right = torch.tensor([int(expert) in experts for expert in record.experts[tokens].flatten()])
+        assert right.float().mean() > 0.9
+
+
+def test_routers_by_block_leave_the_last_word_to_the_caller() -> None:
+    config = widen(make("bert-tiny"), router="blocks", capacity_factor=2.0, router_aux_loss_coef=0.1).config
+    assert (config.capacity_factor, config.router_aux_loss_coef) == (2.0, 0.1)
+
+
 # ---- the same function ----
 
 
-@pytest.mark.parametrize("experts", ["blocks", "average", "first", 2])
+@pytest.mark.parametrize("experts", ["blocks", "spread", "average", "first", 2])
 @pytest.mark.parametrize("E", [1, 2, 4, 5])
 def test_albert_widened_is_the_same_function(experts: str | int, E: int) -> None:
     # One feed-forward, so that all experts are copies of it; K gates that sum to 1 add up to one copy.
@@ -163,6 +200,8 @@ def test_a_group_per_block_is_the_same_function(name: str) -> None:
         ("blocks", 3, None, [[[0], [1], [2, 3]]]),
         ("blocks", 6, None, [[[0], [0], [1], [2], [2], [3]]]),
         ("blocks", 2, 2, [[[0], [1]], [[2], [3]]]),
+        ("spread", 2, None, [[[1], [3]]]),
+        ("spread", 8, 2, [[[0]] * 4 + [[1]] * 4, [[2]] * 4 + [[3]] * 4]),
         ("average", 2, None, [[[0, 1, 2, 3]] * 2]),
         ("average", 2, 2, [[[0, 1]] * 2, [[2, 3]] * 2]),
         ("first", 2, 2, [[[0]] * 2, [[2]] * 2]),
@@ -295,6 +334,8 @@ def test_a_folder_of_images_has_a_processor(tmp_path: Path) -> None:
         ({"noise": -0.1}, "noise=-0.1"),
         ({"noise": float("nan")}, "noise=nan"),
         ({"experts": "block"}, "did you mean 'blocks'"),
+        ({"router": "block"}, "unknown router 'block'; did you mean 'blocks'"),
+        ({"router": "blocks", "experts": "first"}, "router=blocks needs experts=blocks or spread, not first"),
         ({"experts": 4}, "0 to 3"),
         ({"attention": "blocks"}, "attention 'blocks'"),
         ({"attention": -1}, "0 to 3"),

@@ -18,7 +18,7 @@ from widenet.checkpoints.dense import load
 from widenet.checkpoints.folder import load_processor
 from widenet.checkpoints.sources import find_source, from_dense, read_source
 from widenet.config import WideNetVisionConfig
-from widenet.encoder import Encoder, WideNetPreTrainedModel
+from widenet.encoder import Encoder, Norms, WideNetPreTrainedModel
 from widenet.errors import WideNetError, unknown
 from widenet.presets import build_config, own_fields
 from widenet.routing import Router
@@ -27,6 +27,7 @@ from widenet.text import WideNetTextModel
 # A tenth of what tokens of unit variance need for logits of unit variance: below the training noise, so that
 # the first batches are spread evenly.
 ROUTER_SCALE = 0.1
+SAMPLES = 2048  # synthetic tokens of each block that a router learns to tell apart
 # Fields that the caller may set, besides those that are arguments of their own.
 FREE_FIELDS = (
     "share_router",
@@ -58,6 +59,7 @@ def widen(
     num_experts_per_tok: int = 2,
     experts: str | int = "blocks",
     attention: str | int = "average",
+    router: str = "random",
     group_size: int | None = None,
     noise: float = 0.01,
     normalize_gates: bool = True,
@@ -80,9 +82,14 @@ def widen(
         num_experts: E.
         num_experts_per_tok: K.
         experts: which feed-forwards the experts are made of. "blocks": of different blocks, evenly spaced; with
-            fewer experts than blocks, each is the average of a run of neighbouring blocks. "average", "first",
-            "last" or a block's index within its group: copies of that one.
+            fewer experts than blocks, each is the average of a run of neighbouring blocks. "spread": the same,
+            but each is that of one block of its run, unmixed. "average", "first", "last" or a block's index
+            within its group: copies of that one.
         attention: which attention is shared: "average", "first", "last" or a block's index within its group.
+        router: "random", close to even. "blocks": tokens in a block go to the expert that was made of its
+            feed-forward, or of its neighbour's, with experts="blocks" or "spread". All tokens of a block so go to
+            the same experts: capacity and balance loss, which would undo that, are off unless ``fields`` say
+            otherwise.
         group_size: g; each g consecutive blocks have an attention, a router and experts of their own. None
             is one group of all blocks, the smallest model; 1 shares nothing.
         noise: standard deviation of what is added to each expert's weight matrices, relative to their own. It
@@ -109,7 +116,7 @@ def widen(
         if g < 1 or B % g:
             raise WideNetError(f"group_size={g} must divide the source's {B} blocks")
         kept = {name: getattr(old, name) for name in own_fields(type(old))}
-        mixture = {
+        mixture: dict[str, Any] = {
             "share_attention": True,
             "share_ffn": True,
             "share_norm": False,
@@ -123,6 +130,8 @@ def widen(
             "router_noise_std": None,
             "normalize_gates": normalize_gates,
         }
+        if router == "blocks":
+            mixture |= {"capacity_factor": None, "router_aux_loss_coef": 0.0}
         labels = {name: getattr(old, name) for name in ("id2label", "label2id") if getattr(old, name)}
         config = build_config(type(old), {**kept, **labels, **mixture, **fields})
         wide = type(dense)(config)
@@ -130,6 +139,7 @@ def widen(
             wide.pooler = None
         load(wide, dense.state_dict(), like=dense, partial=True)
         _fill(_encoder(wide), _encoder(dense), g, experts, attention, noise)
+        _fill_routers(_encoder(wide), _encoder(dense), g, experts, router)
     return wide
 
 
@@ -202,11 +212,55 @@ def _fill(wide: Encoder, dense: Encoder, g: int, experts: str | int, attention: 
         wide.attentions[group].load_state_dict(_average(_pick(attentions, attention, "attention")))
         if experts == "blocks":
             sources = [_average(_run(feed_forwards, e, E)) for e in range(E)]
+        elif experts == "spread":
+            sources = [_average([_middle(_run(feed_forwards, e, E))]) for e in range(E)]
         else:
-            sources = [_average(_pick(feed_forwards, experts, "experts", "blocks"))] * E
+            sources = [_average(_pick(feed_forwards, experts, "experts", "blocks", "spread"))] * E
         _fill_experts(wide.experts[group], sources, noise)
-    for router in cast(Iterable[Router], wide.routers):
-        nn.init.normal_(router.weight, std=ROUTER_SCALE * wide.config.hidden_size**-0.5)
+
+
+@torch.no_grad()
+def _fill_routers(wide: Encoder, dense: Encoder, g: int, experts: str | int, choice: str) -> None:
+    """Set the routers of a widened encoder whose norms are set."""
+    if choice not in ("random", "blocks"):
+        raise unknown("router", choice, ["random", "blocks"])
+    routers = cast(Sequence[Router], wide.routers)
+    if choice == "random":
+        for router in routers:
+            nn.init.normal_(router.weight, std=ROUTER_SCALE * wide.config.hidden_size**-0.5)
+        return
+    if experts not in ("blocks", "spread"):
+        raise WideNetError(f"router=blocks needs experts=blocks or spread, not {experts}: its experts are all alike")
+    for index, router in enumerate(routers):
+        blocks = [block for block, step in enumerate(wide.plan) if step.router == index]
+        router.weight.copy_(_telling_apart(wide, blocks, g))
+
+
+def _telling_apart(wide: Encoder, blocks: list[int], g: int) -> Tensor:
+    """Return router weights [E, D] that send the tokens of some blocks to the experts made of these blocks.
+
+    What a router sees is the output of a LayerNorm of the block's own, so its scale and shift tell blocks apart;
+    a linear classifier learns to, on tokens drawn as scale · (standard normal) + shift.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    E, D = wide.config.num_experts, wide.config.hidden_size
+    # The first block of the run that an expert was made of stands for the expert; experts may share one.
+    first = [e * g // E for e in range(E)]
+    tokens, labels = [], []
+    for block in blocks:
+        norms = cast(Norms, wide.norms[wide.plan[block].norms])
+        norm = norms.feed_forward if wide.config.norm_first else norms.attention
+        tokens.append(torch.randn(SAMPLES, D) * norm.weight.cpu() + norm.bias.cpu())
+        labels += [max(start for start in first if start <= block % g)] * SAMPLES
+    classes = sorted(set(labels))
+    weights = torch.zeros(len(classes), D)
+    if len(classes) > 1:
+        # Without an intercept, since routers have none. Weak regularisation would make the gates all but hard.
+        classifier = LogisticRegression(C=0.01, fit_intercept=False, max_iter=200)
+        found = torch.from_numpy(classifier.fit(torch.cat(tokens).double().numpy(), labels).coef_)
+        weights = torch.cat([-found, found]) / 2 if len(classes) == 2 else found
+    return torch.stack([weights[classes.index(start)] if start in classes else weights.mean(0) for start in first])
 
 
 def _fill_experts(experts: Any, sources: list[dict[str, Tensor]], noise: float) -> None:
@@ -234,6 +288,10 @@ def _run(modules: Sequence[nn.Module], index: int, count: int) -> Sequence[nn.Mo
     """Return the ``index``-th of ``count`` runs that the modules of a group fall into, at least one of them."""
     start = index * len(modules) // count
     return modules[start : max(start + 1, (index + 1) * len(modules) // count)]
+
+
+def _middle(modules: Sequence[nn.Module]) -> nn.Module:
+    return modules[len(modules) // 2]
 
 
 def _average(modules: Iterable[nn.Module]) -> dict[str, Tensor]:

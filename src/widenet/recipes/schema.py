@@ -174,6 +174,7 @@ class WidenSection(Section):
     num_experts_per_tok: int = 2
     experts: str | int = "blocks"
     attention: str | int = "average"
+    router: str = "random"
     group_size: AtLeastOne | None = None  # None: all blocks are one group
     noise: AtLeastZero = 0.01
     normalize_gates: bool = True
