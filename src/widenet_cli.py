@@ -285,6 +285,24 @@ def widen(
 
 
 @app.command()
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option(help="The ONNX file, *.onnx.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Store large weights in 8 bits, and multiply in 8.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    json_: Json = False,
+) -> None:
+    """Write a model as one ONNX file, each shared weight once, for ONNX Runtime."""
+    _quiet()
+    from widenet.checkpoints.export import export_onnx
+
+    export_onnx(run, output, int8=int8, overwrite=overwrite)
+    sizes = {str(output): [output], f"{run}/model.safetensors": list(run.glob("model*.safetensors"))}
+    rows = [{"file": name, "bytes": sum(file.stat().st_size for file in files)} for name, files in sizes.items()]
+    _table(rows, json_)
+
+
+@app.command()
 def report(
     run: Run,
     output: Annotated[Path | None, typer.Option(help="The page [default: RUN/report.html].")] = None,
