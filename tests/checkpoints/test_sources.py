@@ -421,6 +421,15 @@ def test_the_pooler_that_a_folder_lacks_is_not_made_up(tmp_path: Path) -> None:
     torch.testing.assert_close(outputs(ours), outputs(bert), rtol=0, atol=1e-5)
 
 
+def test_ours_without_a_pooler_is_read_without(tmp_path: Path) -> None:
+    bert = make(BertModel)
+    bert.pooler = None
+    from_dense(bert).save_pretrained(tmp_path)
+    again: Any = from_dense(tmp_path)
+    assert again.pooler is None
+    torch.testing.assert_close(again(**text()).last_hidden_state, bert(**text()).last_hidden_state, rtol=0, atol=1e-5)
+
+
 def test_no_source(tmp_path: Path) -> None:
     assert "does not exist" in refusal(from_dense, tmp_path / "none")
     assert "does not exist" in refusal(from_dense, "./none/at/all")

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from widenet.checkpoints.dense import from_transformers, load
-from widenet.checkpoints.folder import load_model, read_folder
+from widenet.checkpoints.folder import read_folder
 from widenet.checkpoints.layouts import LAYOUTS
 from widenet.checkpoints.timm_vit import from_timm
 from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
@@ -121,7 +121,11 @@ def read_source(folder: Path, task: str | None = None, allow_pickle: bool = Fals
         classes: dict[str, Any] = {cls.__name__: cls for cls in tasks_of(_OURS[model_type]).values()}
         if name not in classes:
             raise WideNetError(f"{folder}/config.json names {name}; models of ours are {', '.join(classes)}")
-        return load_model(folder, classes[name])
+        fresh = ("pooler.",) if classes[name] is WideNetTextModel else ()
+        model, missing = read_folder(folder, classes[name], fresh)
+        if missing:  # saved without one
+            model.pooler = None
+        return model
     return _read_transformers(folder, model_type, name, task, pickled)
 
 
