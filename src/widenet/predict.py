@@ -101,7 +101,7 @@ def predict_texts(
         batch, cut = _tokenise(model, tokenizer, block, None if pair is None else [pair] * len(block))
         logits = model(**batch).logits.float()
         for text, row, shortened in zip(block, logits, cut, strict=True):
-            if model.config.problem_type == "regression":
+            if model.is_regression:
                 found.append(TextPrediction(text, value=row.item(), cut=shortened))
             else:
                 classes = _best(row.softmax(-1), list(names.values()), top)

@@ -320,6 +320,11 @@ class WideNetForSequenceClassification(WideNetTextPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
+    @property
+    def is_regression(self) -> bool:
+        """Whether it predicts numbers rather than classes."""
+        return (self.config.problem_type or ("regression" if self.num_labels == 1 else None)) == "regression"
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -342,8 +347,7 @@ class WideNetForSequenceClassification(WideNetTextPreTrainedModel):
         logits = self.classifier(self.dropout(features.pooler_output))  # [N, num_labels]
         loss = None
         if labels is not None:
-            problem = self.config.problem_type or ("regression" if self.num_labels == 1 else None)
-            loss = _squared_error(logits, labels) if problem == "regression" else cross_entropy(logits, labels)
+            loss = _squared_error(logits, labels) if self.is_regression else cross_entropy(logits, labels)
             loss = loss + self.config.router_aux_loss_coef * features.balance_loss
         output = WideNetPredictionOutput(loss=loss, logits=logits, **records(features))
         return returned(output, return_dict, self.config)

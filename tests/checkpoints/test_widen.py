@@ -122,6 +122,7 @@ def test_mode_and_data_type_come_along() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("share_router", [None, False])
 @pytest.mark.parametrize("name", ["bert-tiny", "vit-digits"])  # post-LN and pre-LN
 @pytest.mark.parametrize(
     ("E", "group_size", "expected"),
@@ -134,13 +135,14 @@ def test_mode_and_data_type_come_along() -> None:
     ],
 )
 def test_tokens_go_to_the_expert_of_their_block(
-    name: str, E: int, group_size: int | None, expected: list[set[int]]
+    name: str, E: int, group_size: int | None, expected: list[set[int]], share_router: bool | None
 ) -> None:
     dense = make(name)
     for norms in dense.model.encoder.norms:  # as after training: blocks differ in more than noise
         for norm in (norms.attention, norms.feed_forward):
             norm.bias.normal_(std=4)
-    wide = widen(dense, E, num_experts_per_tok=1, group_size=group_size, experts="spread", router="blocks")
+    how: dict[str, Any] = {"group_size": group_size, "experts": "spread", "router": "blocks"}
+    wide = widen(dense, E, num_experts_per_tok=1, **how, share_router=share_router)
     assert wide.config.capacity_factor is None and wide.config.router_aux_loss_coef == 0
     records = wide(**inputs(wide), output_routing=True).routing
     mask = inputs(wide).get("attention_mask")

@@ -16,6 +16,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
+    BertForSequenceClassification,
     BertModel,
     ViTConfig,
     ViTForImageClassification,
@@ -55,6 +56,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "masked": BertForMaskedLM(BertConfig(**plain)),
         "questions": BertForQuestionAnswering(BertConfig(**plain)),
         "albert": AlbertForSequenceClassification(AlbertConfig(**plain, embedding_size=16, num_labels=3)),
+        "classes": BertForSequenceClassification(BertConfig(**plain, num_labels=2)),
+        "number": BertForSequenceClassification(BertConfig(**plain, num_labels=1)),
+        "small": BertModel(BertConfig(**{**plain, "num_hidden_layers": 2})),
+        "other": BertModel(BertConfig(**plain)),
         "vit": ViTForImageClassification(ViTConfig(**SIZES, image_size=8, patch_size=4, num_labels=10)),
     }
     models["vit"].config.id2label = {label: str(label) for label in range(10)}
@@ -64,6 +69,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         model.save_pretrained(here / name)
         if name != "vit":
             tokenizer.save_pretrained(here / name)
+    widen(here / "bert", num_experts=2).save_pretrained(here / "wide")
+    tokenizer.save_pretrained(here / "wide")
+    train_wordpiece([text[:1000]], 400, lowercase=False).save_pretrained(here / "other")
     logging.disable_progress_bar()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
@@ -151,10 +159,13 @@ def test_heads_of_tokens(source: str, tmp_path: Path) -> None:
 
 
 def test_only_what_has_a_weight_is_learnt(tmp_path: Path) -> None:
-    only = ["distillation.hidden_weight=0", "model.router_aux_loss_coef=0.0", "epochs=1"]
-    metrics = distill("distill-text", tmp_path / "head", "model=masked", *only)
-    assert metrics["validation_hidden_error"] > 0.2
-    neither = distill("distill-text", tmp_path / "none", "model=masked", *only, "distillation.logits_weight=0")
+    free = ["model=masked", "model.router_aux_loss_coef=0.0", "epochs=2"]
+    found = {}
+    for weight in ("hidden_weight", "logits_weight"):
+        run = tmp_path / weight
+        found[weight] = distill("distill-text", run, *free, f"distillation.{weight}=0")
+    assert found["hidden_weight"]["hidden_error"] > 1.5 * found["logits_weight"]["hidden_error"]
+    neither = distill("distill-text", tmp_path / "none", *free, *(f"distillation.{weight}=0" for weight in found))
     assert neither["loss"] == 0
 
 
@@ -188,10 +199,7 @@ def test_images_without_labels(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_wide_already(tmp_path: Path) -> None:
-    widen("bert", num_experts=2).save_pretrained(tmp_path / "wide")
-    for file in Path("bert").glob("*token*"):
-        (tmp_path / "wide" / file.name).write_text(file.read_text())
-    started = [f"model={tmp_path / 'wide'}", "epochs=1"]
+    started = ["model=wide", "epochs=1", "widen.num_experts=4"]
     with pytest.raises(
         WideNetError, match=r"wide is wide already; name the dense model it is from: distillation\.teacher="
     ):
@@ -213,16 +221,26 @@ def test_a_model_that_is_wide_already(tmp_path: Path) -> None:
         ("distill-text", ["model=bert", "widen.group_size=3"], r"group_size=3 must divide the source's 4 blocks"),
         ("distill-text", ["model=bert", "widen.experts=blokcs"], r"did you mean 'blocks'"),
         ("distill-text", ["model=bert", "data.max_length=64"], r"data\.max_length=64 is more than max_position_emb"),
-        ("distill-text", ["model=bert", "distillation.teacher=albert"], r"teacher albert has .*=.*, the student"),
+        (
+            "distill-text",
+            ["model=bert", "distillation.teacher=small"],
+            r"teacher small has num_hidden_layers=2, the stu",
+        ),
+        (
+            "distill-text",
+            ["model=bert", "distillation.teacher=other"],
+            r"the teacher other reads other tokens than bert",
+        ),
+        ("distill-text", ["model=classes", "distillation.teacher=albert"], r"albert has id2label=.*, the student"),
+        (
+            "distill-text",
+            ["model=wide", "distillation.teacher=bert", "widen.num_experts=8"],
+            r"widen\.num_experts=8 comes",
+        ),
         ("distill-text", ["model=bert", "distillation.temperature=0"], r"distillation\.temperature=0"),
     ],
 )
 def test_mistakes(recipe: str, overrides: list[str], message: str, tmp_path: Path) -> None:
-    if "teacher=albert" in " ".join(overrides):
-        config = AlbertConfig(**{**SIZES, "num_hidden_layers": 2}, vocab_size=100)
-        AlbertForSequenceClassification(config).save_pretrained(tmp_path / "small")
-        overrides = [*overrides[:-1], f"distillation.teacher={tmp_path / 'small'}"]
-        message = message.replace("teacher albert", f"teacher {tmp_path}/small")
     with pytest.raises(WideNetError, match=message):
         distill(recipe, tmp_path / "run", *overrides)
     assert not (tmp_path / "run").exists()
@@ -248,6 +266,60 @@ def test_the_command(tmp_path: Path, widenet: Callable[..., Any]) -> None:
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["num_experts"], config["num_sharing_groups"]) == (2, 2)
     assert "hidden error" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize("task", ["text-classification", "masked-lm", "features"])
+@pytest.mark.parametrize("source", ["bert", "masked"])
+def test_a_head_without_a_counterpart_learns_nothing(task: str, source: str, tmp_path: Path) -> None:
+    """Only what both have been for can be taught: a new head's teacher would be random numbers."""
+    short = ["training.max_steps=1", f"widen.task={task}", f"model={source}"]
+    metrics = distill("distill-text", tmp_path / "run", *short)
+    assert ("agreement" in metrics) == (task == "masked-lm" and source == "masked")
+    assert evaluate_run(tmp_path / "run", [])["hidden_error"] == metrics["hidden_error"]
+
+
+def test_one_number_is_a_regression(tmp_path: Path) -> None:
+    before = distill("distill-text", tmp_path / "short", "model=number", "training.max_steps=1")
+    after = distill("distill-text", tmp_path / "long", "model=number", "epochs=4")
+    assert "agreement" not in after
+    assert after["divergence"] < 0.5 * before["divergence"]
+
+
+def test_half_precision_is_not_trained_in(tmp_path: Path) -> None:
+    BertModel.from_pretrained("bert", dtype=torch.float16).save_pretrained(tmp_path / "half")
+    for file in Path("bert").glob("*token*"):
+        (tmp_path / "half" / file.name).write_text(file.read_text())
+    metrics = distill("distill-text", tmp_path / "run", f"model={tmp_path / 'half'}", "epochs=1")
+    assert math.isfinite(metrics["hidden_error"])
+    assert load_model(tmp_path / "run", WideNetTextModel).dtype == torch.float32
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    metrics = distill("distill-text", tmp_path / "run", "model=masked", "training.precision=bf16", "epochs=2")
+    exact = distill("distill-text", tmp_path / "exact", "model=masked", "epochs=2")
+    assert metrics["hidden_error"] == pytest.approx(exact["hidden_error"], rel=0.2)
+
+
+def test_the_teacher_is_not_overwritten(tmp_path: Path) -> None:
+    distill("distill-text", tmp_path / "run", "model=bert", "training.max_steps=1")
+    from_dense("bert").save_pretrained(tmp_path / "run/teacher")
+    asked = ["model=wide", f"distillation.teacher={tmp_path / 'run/teacher'}", "widen.num_experts=4"]
+    with pytest.raises(WideNetError, match=r"--overwrite would delete .*run, which holds distillation\.teacher"):
+        train(load_recipe("distill-text", [*TEXT, *asked]), tmp_path / "run", overwrite=True)
+
+
+def test_evaluating_needs_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distill(
+        "distill-text", tmp_path / "run", "model=bert", "training.max_steps=1", f"data={Path('book.txt').resolve()}"
+    )
+    teacher = Path("bert").resolve()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        WideNetError, match=r"the teacher is needed, too; distillation\.teacher= says where: bert is no f"
+    ):
+        evaluate_run(tmp_path / "run", [])
+    evaluate_run(tmp_path / "run", [f"distillation.teacher={teacher}"])
 
 
 def test_what_distilling_alone_is_for(tmp_path: Path, widenet: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult
 from widenet.analysis.compare import read_metrics
 from widenet.analysis.report.markup import duration
 from widenet.analysis.report.page import read_config, read_recipe
-from widenet.analysis.report.sections import measured, text_of
+from widenet.analysis.report.sections import CHOSEN_BY, measured, text_of
 from widenet.analysis.report.words import headline_of, metric, words_of
 from widenet.card import (
     NEEDED,
@@ -76,7 +76,7 @@ def write_card(run: Path) -> Path:
     title = f"{name} · {Path(model).name}"
     hub, results = _results(metrics, PIPELINES[kind])
     sections = {
-        "": "\n\n".join(filter(None, [str(recipe.get("description") or ""), describe(config), PAPER])),
+        "": f"{describe(config)}\n\n{PAPER}",
         "Results": _scores(metrics),
         "Sizes": _sizes(metrics, recipe),
         "Use": _use(kind),
@@ -185,9 +185,10 @@ def _training(metrics: dict[str, Any], recipe: str | None) -> str:
 
 def _limits(metrics: dict[str, Any], recipe: dict[str, Any], config: WideNetConfig, kind: str) -> list[str]:
     words, headline, get = words_of(metrics), headline_of(metrics), metrics.get
+    chosen_by = metric(headline[0]).label if headline[0] in CHOSEN_BY else "loss"
     limits = [
         f"One run with one seed ({get('seed')}): how far another seed would end from it is not known.",
-        f"The {metric(headline[0]).label} of the validation part chose which weights were kept, and so flatters; the "
+        f"The {chosen_by} of the validation part chose which weights were kept, and so flatters; the "
         "test part chose nothing.",
     ]
     if (get("split") or {}).get("origin", {}).get("test", "").startswith("held out"):

@@ -3,6 +3,7 @@
 Axes: B blocks, g blocks of a group, E experts, K experts a token, D hidden size, H hidden size of a feed-forward.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from inspect import signature
 from pathlib import Path
@@ -232,7 +233,8 @@ def _fill_routers(wide: Encoder, dense: Encoder, g: int, experts: str | int, cho
     if experts not in ("blocks", "spread"):
         raise WideNetError(f"router=blocks needs experts=blocks or spread, not {experts}: its experts are all alike")
     for index, router in enumerate(routers):
-        blocks = [block for block, step in enumerate(wide.plan) if step.router == index]
+        groups = {block // g for block, step in enumerate(wide.plan) if step.router == index}
+        blocks = [block for block in range(len(wide.plan)) if block // g in groups]  # whose experts it may choose
         router.weight.copy_(_telling_apart(wide, blocks, g))
 
 
@@ -242,6 +244,7 @@ def _telling_apart(wide: Encoder, blocks: list[int], g: int) -> Tensor:
     What a router sees is the output of a LayerNorm of the block's own, so its scale and shift tell blocks apart;
     a linear classifier learns to, on tokens drawn as scale · (standard normal) + shift.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     E, D = wide.config.num_experts, wide.config.hidden_size
@@ -258,7 +261,9 @@ def _telling_apart(wide: Encoder, blocks: list[int], g: int) -> Tensor:
     if len(classes) > 1:
         # Without an intercept, since routers have none. Weak regularisation would make the gates all but hard.
         classifier = LogisticRegression(C=0.01, fit_intercept=False, max_iter=200)
-        found = torch.from_numpy(classifier.fit(torch.cat(tokens).double().numpy(), labels).coef_)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # nearly converged is good enough to start from
+            found = torch.from_numpy(classifier.fit(torch.cat(tokens).double().numpy(), labels).coef_)
         weights = torch.cat([-found, found]) / 2 if len(classes) == 2 else found
     return torch.stack([weights[classes.index(start)] if start in classes else weights.mean(0) for start in first])
 

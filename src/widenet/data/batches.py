@@ -71,7 +71,9 @@ class TrainImages(Dataset):
     def __init__(self, images: ImageSet, processor: ViTImageProcessor, augment: Augmentation) -> None:
         self.images = images
         self.augment = augment
-        self.size: int = processor.crop_size["height"]  # type: ignore[attr-defined]  # set from its arguments
+        known: Any = processor  # its fields are set from its arguments
+        size = known.crop_size or known.size
+        self.size: int = size.get("height") or size["shortest_edge"]
         self.mean = torch.tensor(processor.image_mean).view(1, 3, 1, 1)
         self.std = torch.tensor(processor.image_std).view(1, 3, 1, 1)
         self._transform: Callable[[Any], Tensor] | None = None

@@ -38,6 +38,7 @@ from widenet.recipes.schema import (
     TextDistillationRecipe,
     TextSection,
     TrainingSection,
+    WidenSection,
 )
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "TextDistillationRecipe",
     "TextSection",
     "TrainingSection",
+    "WidenSection",
     "build_recipe",
     "list_recipes",
     "load_recipe",

@@ -82,7 +82,8 @@ def train(
         raise WideNetError(f"training.precision=fp16 needs a GPU ({device} here); use bf16 or fp32 on a CPU")
     set_seed(recipe.seed)
     if recipe.data.source is None:
-        kind = "text" if recipe.text else "a folder with one sub-folder of images per class"
+        labelled = "images" if "distillation" in recipe.task else "one sub-folder of images per class"
+        kind = "text" if recipe.text else f"a folder with {labelled}"
         raise WideNetError(f"recipe {recipe.name} needs data=: {kind}")
     task = task_class.start(recipe)
     try:
@@ -124,7 +125,10 @@ def _check_output(recipe: Recipe, output: Path, resume: bool, overwrite: bool) -
 def _check_inputs_survive(recipe: Recipe, output: Path) -> None:
     """Refuse to replace a folder that holds what the run is to be made from, or the current folder."""
     doomed = output.resolve()
-    for key, value in (("model", recipe.model.name), ("data", recipe.data.source), ("the current folder", ".")):
+    inputs = {"model": recipe.model.name, "data": recipe.data.source, "the current folder": "."}
+    inputs["data.tokenizer"] = getattr(recipe.data, "tokenizer", None)
+    inputs["distillation.teacher"] = getattr(getattr(recipe, "distillation", None), "teacher", None)
+    for key, value in inputs.items():
         path = Path(value or "").expanduser().resolve()
         if value and Path(value).expanduser().exists() and (path == doomed or doomed in path.parents):
             raise WideNetError(

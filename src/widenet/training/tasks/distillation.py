@@ -6,8 +6,7 @@ Axes: N examples, L tokens of each, D hidden size, B blocks, C classes or words.
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -20,7 +19,7 @@ from widenet.checkpoints.folder import load_processor
 from widenet.checkpoints.sources import find_source, from_dense, read_source
 from widenet.checkpoints.widen import check_free_fields, source_processor, widen
 from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
-from widenet.data.batches import Batch, Collator, EvalImages, SeededBatches, TrainImages, make_processor
+from widenet.data.batches import Batch, Collator, EvalImages, SeededBatches, TrainImages
 from widenet.data.corpus import CorpusData, Segments
 from widenet.data.images import ImageData, ImageSet
 from widenet.data.masking import PretrainingBatches
@@ -29,7 +28,7 @@ from widenet.data.tokenizer import check_tokenizer, load_tokenizer
 from widenet.encoder import WideNetPreTrainedModel
 from widenet.errors import WideNetError
 from widenet.presets import build_config, own_fields
-from widenet.recipes import DistillationRecipe, ImageDistillationRecipe, Recipe, TextDistillationRecipe
+from widenet.recipes import DistillationRecipe, ImageDistillationRecipe, Recipe, TextDistillationRecipe, WidenSection
 from widenet.routing import Routing
 from widenet.text import WideNetForMaskedLM, WideNetForPreTraining
 from widenet.training.tasks.base import RoutingTally, Task, bounded
@@ -83,9 +82,9 @@ class Distillation(Task):
     ) -> None:
         self.recipe, self.data, self.model, self.split = recipe, data, model, data.split
         self.teacher = teacher.eval().requires_grad_(False)
-        # A head that only one of them has, or that is new, has nothing to learn from.
+        # A head that only one of them has has nothing to teach, or to learn from.
         self.has_head = type(model) is type(teacher) and model.base_model is not model
-        self.regression = self.has_head and getattr(model.config, "problem_type", None) == "regression"
+        self.regression = self.has_head and bool(getattr(model, "is_regression", False))
         classes = self.has_head and not self.regression
         self.headline = ("agreement", "hidden_error") if classes else ("hidden_error",)
 
@@ -102,32 +101,54 @@ class Distillation(Task):
         Raises:
             WideNetError: a model cannot be read or widened, or they do not fit each other.
         """
-        arguments = recipe.widen.model_dump()
         folder = find_source(str(recipe.model.name))
         source = read_source(folder, recipe.widen.task, recipe.widen.allow_pickle)
         if _is_wide(source):
             if recipe.distillation.teacher is None:
                 raise WideNetError(f"{folder} is wide already; name the dense model it is from: distillation.teacher=")
+            for name, default in WidenSection(allow_pickle=recipe.widen.allow_pickle):
+                if (value := getattr(recipe.widen, name)) != default:
+                    raise WideNetError(f"{folder} is wide already, so that widen.{name}={value} comes too late")
             student = _with_fields(cast(WideNetPreTrainedModel, source), recipe.model.overrides)
         else:
-            student = widen(source, **arguments, seed=recipe.seed, **recipe.model.overrides)
-        return student, cls._teacher(recipe, student), source, folder
+            student = widen(source, **recipe.widen.model_dump(), seed=recipe.seed, **recipe.model.overrides)
+        student = student.float()  # half-precision weights are no place to train
+        return student, cls._teacher(recipe, student, source), source, folder
 
     @classmethod
     def reload_models(cls, recipe: DistillationRecipe, run: Path) -> tuple[Any, WideNetPreTrainedModel]:
-        """Return the model in a run folder, and the teacher of its recipe."""
+        """Return the model in a run folder, and the teacher of its recipe.
+
+        Raises:
+            WideNetError: one of them cannot be read, or they do not fit each other.
+        """
         student: Any = read_source(run)
+        name = Path(recipe.distillation.teacher or str(recipe.model.name)).expanduser()
+        if not name.is_dir():
+            try:
+                find_source(name)
+            except WideNetError as error:
+                raise WideNetError(f"the teacher is needed, too; distillation.teacher= says where: {error}") from error
         return student, cls._teacher(recipe, student)
 
     @classmethod
-    def _teacher(cls, recipe: DistillationRecipe, student: WideNetPreTrainedModel) -> WideNetPreTrainedModel:
+    def _teacher(
+        cls, recipe: DistillationRecipe, student: WideNetPreTrainedModel, source: nn.Module | None = None
+    ) -> WideNetPreTrainedModel:
+        """Return the teacher that a recipe names; without a name, the model that is widened, read already or not."""
         named = recipe.distillation.teacher
-        task, name = (recipe.widen.task, str(recipe.model.name)) if named is None else (None, named)
-        teacher = from_dense(read_source(find_source(name), task, recipe.widen.allow_pickle), task)
+        name = str(recipe.model.name) if named is None else named
+        if source is None or named is not None:
+            source = read_source(
+                find_source(name), recipe.widen.task if named is None else None, recipe.widen.allow_pickle
+            )
+        teacher = from_dense(source).float()
         if not isinstance(teacher.config, cls.config_class):
             other = "distill-images" if isinstance(teacher.config, WideNetVisionConfig) else "distill-text"
             raise WideNetError(f"{name} is no model for recipe {recipe.name}; {other} is for models of its kind")
-        for field in ("num_hidden_layers", "hidden_size", *cls.same_fields):
+        same = ["num_hidden_layers", "hidden_size", *cls.same_fields]
+        same += ["id2label"] if type(teacher) is type(student) and hasattr(teacher, "classifier") else []
+        for field in same:
             here, there = getattr(student.config, field, None), getattr(teacher.config, field)
             if here != there:
                 raise WideNetError(f"the teacher {name} has {field}={there}, the student {here}; they must be equal")
@@ -138,24 +159,23 @@ class Distillation(Task):
         options["output_hidden_states"] = True
         if "labels" in inputs:  # masked words
             options["only_labelled"] = True
-        output = model(**inputs, **options)
-        with torch.no_grad():
-            truth = self.teacher.to(self.model.device)(**inputs, **{**options, "output_routing": False})
+        student, teacher = (model, self.teacher) if self.has_head else (model.base_model, self.teacher.base_model)
+        device, precision = self.model.device, self.recipe.training.precision
+        half = torch.float16 if precision == "fp16" else torch.bfloat16
+        with torch.autocast(device.type, half, enabled=precision != "fp32"):
+            output = student(**inputs, **options)
+            with torch.no_grad():
+                truth = teacher.to(device)(**inputs, **{**options, "output_routing": False})
         mask = batch.get("attention_mask")
         missed, variance = compare_hidden(output.hidden_states[1:], truth.hidden_states[1:], mask)
         wanted = self.recipe.distillation
         loss = wanted.hidden_weight * (missed / variance).mean()
         divergence = loss.new_zeros(())
-        heads = [
-            (_logits(output, name, mask), _logits(truth, name, mask))
-            for name in LOGITS
-            if output.get(name) is not None
-        ]
+        heads: list[tuple[Tensor, Tensor]] = []
         if self.has_head:
-            compare = (
-                nn.functional.mse_loss if self.regression else partial(kl_divergence, temperature=wanted.temperature)
-            )
-            divergence = torch.stack([compare(*pair) for pair in heads]).sum()
+            found = [name for name in LOGITS if output.get(name) is not None]
+            heads = [(_logits(output, name, mask), _logits(truth, name, mask)) for name in found]
+            divergence = torch.stack([self._divergence(*pair) for pair in heads]).sum()
             loss = loss + wanted.logits_weight * divergence
         return Comparison(
             loss=loss + self.model.config.router_aux_loss_coef * output.balance_loss,
@@ -163,10 +183,15 @@ class Distillation(Task):
             missed=missed.detach(),
             variance=variance,
             divergence=divergence.detach(),
-            logits=heads[0][0].detach() if self.has_head else None,
-            truth=heads[0][1] if self.has_head else None,
+            logits=heads[0][0].detach() if heads else None,
+            truth=heads[0][1] if heads else None,
             routing=output.get("routing"),
         )
+
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.regression:
+            return nn.functional.mse_loss(student.float(), teacher.float())
+        return kl_divergence(student, teacher, self.recipe.distillation.temperature)
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Tensor, int]:
         if not self.has_head or self.regression:
@@ -186,7 +211,8 @@ class Distillation(Task):
             ``hidden_error``, the share of the variance of the teacher's hidden states that the student misses,
             the mean of ``hidden_errors`` over the blocks: 0 is the same model, 1 no better than a constant.
             With a head: ``divergence`` (Kullback-Leibler, in nats; of a regression the mean squared distance)
-            and ``agreement``, the share of predictions that are the teacher's. On images of the model's own
+            and ``agreement``, the share of predictions that are the teacher's: classes, masked words, or where answers
+            begin. On images of the model's own
             classes ``accuracy`` and ``teacher_accuracy``. And what :meth:`RoutingTally.metrics` returns.
         """
         tally = RoutingTally(self.model.config)
@@ -200,8 +226,8 @@ class Distillation(Task):
             N = len(next(iter(batch.values())))
             missed, variance = missed + output.missed.cpu(), variance + output.variance.cpu()
             same, predictions = self.score(output, batch)
-            seen = {"examples": N, "loss": output.loss * N, "divergence": output.divergence * N}
-            seen |= {"predictions": predictions, "same": same}
+            seen = {"examples": N, "loss": output.loss * N, "predictions": predictions, "same": same}
+            seen |= {"compared": predictions or N, "divergence": output.divergence * (predictions or N)}
             if self.labelled:
                 for name, logits in (("accuracy", output.logits), ("teacher_accuracy", output.truth)):
                     seen[name] = (logits.argmax(-1) == batch["labels"]).sum()
@@ -212,7 +238,7 @@ class Distillation(Task):
         errors = missed / variance
         found: dict[str, Any] = {"hidden_error": float(errors.mean()), "hidden_errors": errors.tolist()}
         if self.has_head:
-            found["divergence"] = sums["divergence"] / sums["examples"]
+            found["divergence"] = sums["divergence"] / sums["compared"]
         if sums["predictions"]:
             found["agreement"] = sums["same"] / sums["predictions"]
         if self.labelled:
@@ -235,7 +261,7 @@ class TextDistillation(Distillation):
     unit = examples = "segments"
     inputs = (*TextTask.inputs, "labels")
     config_class = WideNetTextConfig
-    same_fields = ("vocab_size", "max_position_embeddings")
+    same_fields = ("vocab_size", "max_position_embeddings", "type_vocab_size")
 
     recipe: TextDistillationRecipe
     data: CorpusData
@@ -249,7 +275,7 @@ class TextDistillation(Distillation):
     ) -> None:
         super().__init__(recipe, data, model, teacher)
         self.tokenizer = data.tokenizer
-        self.guesses_words = isinstance(model, WideNetForMaskedLM | WideNetForPreTraining)
+        self.guesses_words = self.has_head and isinstance(model, WideNetForMaskedLM | WideNetForPreTraining)
         self.train_batches = self.batches("train")
 
     @classmethod
@@ -259,6 +285,9 @@ class TextDistillation(Distillation):
         check_length(recipe.data, model.config.max_position_embeddings)
         tokenizer = load_tokenizer(recipe.data.tokenizer or folder)
         check_tokenizer(tokenizer, model.config.vocab_size, recipe.data.tokenizer or str(folder))
+        named = recipe.distillation.teacher
+        if named is not None and load_tokenizer(find_source(named)).get_vocab() != tokenizer.get_vocab():
+            raise WideNetError(f"the teacher {named} reads other tokens than {recipe.data.tokenizer or folder}")
         return cls(recipe, read_corpus(recipe.data, tokenizer), model, teacher)
 
     @classmethod
@@ -273,13 +302,14 @@ class TextDistillation(Distillation):
         section = self.recipe.data
         if not self.guesses_words:
             return SegmentBatches(segments, self.tokenizer)
+        has_order = isinstance(self.model, WideNetForPreTraining) and self.model.config.type_vocab_size > 1
         return PretrainingBatches(
             segments,
             self.tokenizer,
             section.masking,
             section.mask_rate,
             section.max_ngram,
-            isinstance(self.model, WideNetForPreTraining),
+            section.sentence_order and has_order,
             seed=self.recipe.seed if part == "train" else 0,
             max_length=section.max_length,
             dynamic=part == "train",
@@ -311,18 +341,16 @@ class ImageDistillation(Distillation):
     ) -> None:
         super().__init__(recipe, data, model, teacher)
         self.processor = processor
-        mixed = Collator(recipe.training, len(data.class_names))
-        self.train_batches = SeededBatches(TrainImages(data.train, processor, recipe.data.augment), mixed, recipe.seed)
+        images = TrainImages(data.train, processor, recipe.data.augment)
+        self.train_batches = SeededBatches(images, Collator(recipe.training, len(data.class_names)), recipe.seed)
 
     @classmethod
     def start(cls, recipe: Recipe) -> Self:
         recipe = cast(ImageDistillationRecipe, recipe)
         model, teacher, source, folder = cls.start_models(recipe)
         data = read_images(recipe.data, labelled=False)
-        config = cast(WideNetVisionConfig, model.config)
-        own: Any = source_processor(folder, source, config)
-        seen = replace(data, mean=tuple(own.image_mean), std=tuple(own.image_std))  # as the teacher sees them
-        return cls(recipe, data, model, teacher, make_processor(config, seen, recipe.data.crop_fraction))
+        processor = source_processor(folder, source, cast(WideNetVisionConfig, model.config))
+        return cls(recipe, data, model, teacher, processor)
 
     @classmethod
     def reload(cls, recipe: Recipe, run: Path) -> Self:
