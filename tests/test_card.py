@@ -195,3 +195,15 @@ def test_every_class_with_a_card_is_public() -> None:
     from widenet.card import PIPELINES
 
     assert all(hasattr(widenet, name) for name in PIPELINES)
+
+
+def test_the_license_of_a_downloaded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "models--some--vit/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    (tmp_path / "models--some--vit/refs").mkdir()
+    (tmp_path / "models--some--vit/refs/main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert license_of("some/vit") == {"license": "mit"}
+    assert license_of("other/vit") == {}
+    assert license_of("./no/such/folder") == {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import ModelCard, ModelCardData, file_exists, metadata_load
+from huggingface_hub import ModelCard, ModelCardData, file_exists, metadata_load, try_to_load_from_cache
 from safetensors.torch import load_file
 
 from widenet.config import WideNetConfig
@@ -88,11 +88,18 @@ def save_card(card: ModelCard, folder: Path) -> Path:
     return partial.replace(folder / CARD)
 
 
-def license_of(folder: Path) -> dict[str, Any]:
-    """Return the license that a folder's card names, as fields of ``ModelCardData``; none where it names none."""
+def license_of(source: str | Path) -> dict[str, Any]:
+    """Return the license that a model's card names, as fields of ``ModelCardData``; none where it names none.
+
+    Args:
+        source: a folder, or the public name of a model that was downloaded.
+    """
+    card: Any = Path(source).expanduser() / CARD
     try:
-        found = metadata_load(folder / CARD) or {}
-    except (OSError, ValueError, yaml.YAMLError):
+        if not card.is_file():
+            card = try_to_load_from_cache(str(source), CARD)
+        found = metadata_load(card) or {} if isinstance(card, str | Path) else {}
+    except (OSError, ValueError, yaml.YAMLError):  # a path is no public name, and says so in a ValueError
         return {}
     return {key: found[key] for key in ("license", "license_name", "license_link") if found.get(key)}
 

@@ -93,7 +93,7 @@ def write_card(run: Path) -> Path:
         metrics=list(dict.fromkeys(HUB_METRICS.get(key, key) for key in headline_of(metrics))),
         model_name=title,
         eval_results=results or None,
-        **({} if model in list_models() else license_of(Path(model).expanduser())),
+        **({} if model in list_models() else license_of(model)),
     )
     return save_card(card, run)
 
