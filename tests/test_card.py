@@ -70,7 +70,7 @@ def test_the_card_of_a_model(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         model: Any = create_model(name, task)
         model.save_pretrained(tmp_path)
         card = ModelCard.load(save_card(model_card(model), tmp_path))
-        assert card.data.library_name == "transformers"
+        assert card.data.to_dict()["library_name"] == "transformers"
         wanted = {"features": None, "pretraining": "fill-mask", "masked-lm": "fill-mask"}.get(task, task)
         assert card.data.pipeline_tag == (wanted or card.data.pipeline_tag)
         assert ("mixture-of-experts" in card.data.tags) == bool(model.config.moe_blocks)

@@ -81,7 +81,8 @@ def test_the_metadata_are_complete(trained: Path) -> None:
     card, _ = read(trained)
     block = yaml.safe_load((trained / "README.md").read_text().split("---\n")[1])
     assert set(block) == {"library_name", "pipeline_tag", "tags", "metrics", "model-index"}  # and no license
-    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-classification")
+    found = card.data.to_dict()
+    assert (found["library_name"], found["pipeline_tag"]) == ("transformers", "image-classification")
     assert card.data.tags == ["widenet", "mixture-of-experts"]
     assert card.data.metrics == ["accuracy"]
     for result in block["model-index"][0]["results"]:

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult
 
 from widenet.analysis.compare import read_metrics
 from widenet.analysis.report.markup import duration
-from widenet.analysis.report.page import read_config, read_recipe
+from widenet.analysis.report.page import read_config, read_recipe_text
 from widenet.analysis.report.sections import CHOSEN_BY, measured, text_of
 from widenet.analysis.report.words import headline_of, metric, words_of
 from widenet.card import (
@@ -69,7 +69,7 @@ def write_card(run: Path) -> Path:
     metrics, config = read_metrics(run), read_config(run)
     if config is None:
         raise WideNetError(f"{run} has no config.json; a model card is of a model")
-    text = read_recipe(run)
+    text = read_recipe_text(run)
     recipe = parse_yaml(text, "recipe.yaml") if text else {}
     kind = (config.architectures or [""])[0]
     name, model = str(metrics.get("recipe") or run.resolve().name), str(metrics.get("model"))

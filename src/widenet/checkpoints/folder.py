@@ -120,17 +120,29 @@ def task_of(folder: Path) -> str:
     return tasks[name]
 
 
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what the ``config.json`` of a model folder holds, whatever model that is.
+
+    Raises:
+        WideNetError: it is missing or damaged.
+    """
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WideNetError(f"{folder} is not a model folder: it has no config.json") from error
+    except (OSError, ValueError) as error:
+        raise WideNetError(f"{folder}/config.json cannot be read: {error}") from error
+    if not isinstance(described, dict):
+        raise WideNetError(f"{folder}/config.json cannot be read: it holds a {type(described).__name__}, no object")
+    return described
+
+
 def _describe(folder: Path, *model_types: str) -> dict[str, Any]:
     """Return a model folder's ``config.json``, if it is one of these types and there are weights beside it."""
     if not folder.is_dir():
         raise WideNetError(f"model folder {folder} does not exist")
-    try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model_type = described.get("model_type")
-    except FileNotFoundError as error:
-        raise WideNetError(f"{folder} is not a model folder: it has no config.json") from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise WideNetError(f"{folder}/config.json cannot be read: {error}") from error
+    described = read_description(folder)
+    model_type = described.get("model_type")
     if model_type not in model_types:
         raise WideNetError(f"{folder} holds a {model_type!r} model, not a {' or '.join(map(repr, model_types))} one")
     if not any(folder.glob("model*.safetensors")):

@@ -1,6 +1,5 @@
 """Where dense models come from: a model, a folder or a public name, of transformers, of timm or of our own."""
 
-import json
 import re
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from widenet.checkpoints.dense import from_transformers, load
-from widenet.checkpoints.folder import read_folder
+from widenet.checkpoints.folder import read_description, read_folder
 from widenet.checkpoints.layouts import LAYOUTS
 from widenet.checkpoints.timm_vit import from_timm
 from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
@@ -141,13 +140,8 @@ def reads_images(folder: Path) -> bool:
 
 def _described(folder: Path) -> dict[str, Any]:
     """Return the ``config.json`` of a model of transformers, of timm or of ours."""
-    try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model_type = described.get("model_type")
-    except FileNotFoundError as error:
-        raise WideNetError(f"{folder} is not a model folder: it has no config.json") from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise WideNetError(f"{folder}/config.json cannot be read: {error}") from error
+    described = read_description(folder)
+    model_type = described.get("model_type")
     if not _is_timm(described) and model_type not in (*_OURS, *LAYOUTS):
         raise _unsupported(f"{model_type!r} in {folder}")
     return described

@@ -198,7 +198,7 @@ class SeededBatches(Dataset):
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and PyTorch's generators; put them back as they were at the end."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (as the next)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (timm draws from it)
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too
@@ -206,7 +206,7 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+        np.random.set_state(states[1])  # noqa: NPY002 (as above)
         torch.set_rng_state(states[2])
 
 

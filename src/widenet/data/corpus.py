@@ -100,7 +100,7 @@ class _Writer:
         self.ends = ends
         self.dtype = np.dtype("<u2" if len(ends) <= 1 << 16 else "<u4")
         self.ids = open(folder / "ids.bin", "wb")  # noqa: SIM115 (closed in close)
-        self.offsets = open(folder / "offsets.bin", "wb")  # noqa: SIM115
+        self.offsets = open(folder / "offsets.bin", "wb")  # noqa: SIM115 (as above)
         self.offsets.write(np.zeros(1, "<i8").tobytes())
         self.pending = np.empty(0, self.dtype)
         self.written = self.segments = self.documents = self.dropped = 0

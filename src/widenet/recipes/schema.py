@@ -255,7 +255,7 @@ class TextDistillationRecipe(DistillationRecipe):
 
 
 class ImageDistillationRecipe(DistillationRecipe):
-    """Distillation on images; labels are not looked at."""
+    """Distillation on images; nothing is learnt from labels."""
 
     task: Literal["image-distillation"] = "image-distillation"
     data: ImagesSection

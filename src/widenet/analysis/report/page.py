@@ -53,7 +53,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
 
 def _page(run: Path, metrics: dict[str, Any]) -> str:
     config = read_config(run)
-    recipe = read_recipe(run)
+    recipe = read_recipe_text(run)
     name, model = str(metrics.get("recipe") or run.resolve().name), str(metrics.get("model") or "unknown model")
     classes = class_table(metrics) if words_of(metrics) is IMAGES or metrics.get("class_accuracy") else None
     found = {  # None: not of this task
@@ -88,7 +88,7 @@ def read_config(run: Path) -> WideNetConfig | None:
         raise WideNetError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def read_recipe(run: Path) -> str | None:
+def read_recipe_text(run: Path) -> str | None:
     """Return the text of a run's ``recipe.yaml``; None where there is none.
 
     Raises:

@@ -22,7 +22,6 @@ from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.data.batches import Batch, Collator, EvalImages, SeededBatches, TrainImages
 from widenet.data.corpus import CorpusData, Segments
 from widenet.data.images import ImageData, ImageSet
-from widenet.data.masking import PretrainingBatches
 from widenet.data.padding import SegmentBatches
 from widenet.data.tokenizer import check_tokenizer, load_tokenizer
 from widenet.encoder import WideNetPreTrainedModel
@@ -33,7 +32,7 @@ from widenet.routing import Routing
 from widenet.text import WideNetForMaskedLM, WideNetForPreTraining
 from widenet.training.tasks.base import RoutingTally, Task, bounded
 from widenet.training.tasks.images import read_images
-from widenet.training.tasks.pretraining import read_corpus
+from widenet.training.tasks.pretraining import masked_batches, read_corpus
 from widenet.training.tasks.text import TextTask, check_length, save_tokenizer
 
 LOGITS = ("logits", "sentence_order_logits", "start_logits", "end_logits")  # of any head, the first above all
@@ -303,17 +302,8 @@ class TextDistillation(Distillation):
         if not self.guesses_words:
             return SegmentBatches(segments, self.tokenizer)
         has_order = isinstance(self.model, WideNetForPreTraining) and self.model.config.type_vocab_size > 1
-        return PretrainingBatches(
-            segments,
-            self.tokenizer,
-            section.masking,
-            section.mask_rate,
-            section.max_ngram,
-            section.sentence_order and has_order,
-            seed=self.recipe.seed if part == "train" else 0,
-            max_length=section.max_length,
-            dynamic=part == "train",
-        )
+        seed = self.recipe.seed if part == "train" else None
+        return masked_batches(section, segments, self.tokenizer, section.sentence_order and has_order, seed)
 
     def save_processor(self, folder: Path) -> None:
         save_tokenizer(self.tokenizer, self.recipe.data.max_length, folder)

@@ -111,17 +111,30 @@ class Pretraining(TextTask):
 
     def _batches(self, segments: Segments, dynamic: bool = True) -> PretrainingBatches:
         section = self.recipe.data
-        return PretrainingBatches(
-            segments,
-            self.tokenizer,
-            section.masking,
-            section.mask_rate,
-            section.max_ngram,
-            section.sentence_order,
-            seed=self.recipe.seed if dynamic else 0,
-            max_length=section.max_length,
-            dynamic=dynamic,
+        return masked_batches(
+            section, segments, self.tokenizer, section.sentence_order, self.recipe.seed if dynamic else None
         )
+
+
+def masked_batches(
+    section: CorpusSection,
+    segments: Segments,
+    tokenizer: PreTrainedTokenizerBase,
+    sentence_order: bool,
+    seed: int | None,
+) -> PretrainingBatches:
+    """Return masked batches as a recipe says; without a seed those of a test, the same every time."""
+    return PretrainingBatches(
+        segments,
+        tokenizer,
+        section.masking,
+        section.mask_rate,
+        section.max_ngram,
+        sentence_order,
+        seed=seed or 0,
+        max_length=section.max_length,
+        dynamic=seed is not None,
+    )
 
 
 def read_corpus(
