@@ -173,6 +173,30 @@ def test_weights_taken_apart_once_serve_several_blocks() -> None:
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
+def test_autocast_copies_the_weights_once_and_sums_their_gradients_in_float32() -> None:
+    experts = make_experts(dtype=torch.float32)
+    x = torch.randn(300, D, requires_grad=True)  # enough rows for each expert's to be padded in bfloat16
+    _, index, weights = assignments(2, torch.float32)
+    index, weights = index.repeat(25, 1), weights.detach().repeat(25, 1).requires_grad_()
+    sizes = torch.bincount(index[weights != 0], minlength=E)
+    assert sizes.max() > 64
+    assert (sizes % 64 != 0).any()
+    want = experts(x, index, weights)
+    exact = gradients(want + experts(x, index, weights), x, weights, experts)
+    slices: list[tuple[Tensor, ...]] = []
+    with torch.autocast("cpu", torch.bfloat16):
+        got = experts(x, index, weights, slices)
+        copies = [copy for expert in slices for copy in expert[4:]]
+        again = experts(x, index, weights, slices)
+    assert got.dtype == torch.float32
+    assert {copy.dtype for copy in copies} == {torch.bfloat16}
+    assert all(new is old for new, old in zip([c for e in slices for c in e[4:]], copies, strict=True))
+    torch.testing.assert_close(got, want, rtol=0.02, atol=0.02 * want.abs().max().item())
+    for half, full in zip(gradients(got + again, x, weights, experts), exact, strict=True):
+        assert half.dtype == torch.float32
+        assert (half - full).norm() <= 0.03 * full.norm()
+
+
 def test_repeated_runs_are_bit_for_bit_the_same() -> None:
     def run() -> list[Tensor]:
         experts = make_experts(dtype=torch.float32)

@@ -65,11 +65,15 @@ class Experts(nn.Module):
         Returns:
             [T, D].
         """
+        dtype = self.up_proj.dtype
+        if torch.is_autocast_enabled(hidden_states.device.type):  # products are of another type than the weights
+            dtype = torch.get_autocast_dtype(hidden_states.device.type)
         if slices is None:
             slices = []
         if not slices:
             stacks = (self.up_proj, self.up_proj_bias, self.down_proj, self.down_proj_bias)
-            slices.extend(zip(*(stack.unbind() for stack in stacks), strict=True))
+            multiplied = [stack.detach().to(dtype) for stack in stacks]  # no copies where the type is the same
+            slices.extend(zip(*(stack.unbind() for stack in (*stacks, *multiplied)), strict=True))
 
         kept = top_k_weights != 0  # [T, K]
         expert = torch.where(kept, top_k_index, self.num_experts).reshape(-1)  # [T·K]
@@ -85,14 +89,15 @@ class Experts(nn.Module):
         places[order] = torch.arange(order.numel(), device=order.device)  # assignment → sorted row
         places = places.clamp(max=S - 1).view_as(top_k_index)  # a dropped one's place is never used
 
-        rows = _Dispatch.apply(hidden_states, order[:S], places, kept)  # [S, D]
+        rows = _Dispatch.apply(hidden_states.to(dtype), order[:S], places, kept)  # [S, D]
         outputs = []
         for e, run in enumerate(rows.split(sizes)):
-            up, up_bias, down, down_bias = slices[e]
-            inner, up, up_bias = _linear(run, up, up_bias)  # [rows of this expert, H]
-            output, down, down_bias = _linear(self.act_fn(inner), down, down_bias)
-            slices[e] = up, up_bias, down, down_bias
-            outputs.append(output)
+            up, up_bias, down, down_bias, *copies = slices[e]
+            run = _padded(run)
+            inner, up, up_bias = _Linear.apply(run, up, up_bias, *copies[:2])  # [rows of this expert, H]
+            output, down, down_bias = _Linear.apply(self.act_fn(inner), down, down_bias, *copies[2:])
+            slices[e] = up, up_bias, down, down_bias, *copies
+            outputs.append(output[: sizes[e]])
         rows = torch.cat(outputs)  # [S, D]
         mixed = _Combine.apply(rows, top_k_weights.to(rows.dtype), order[:S], places, kept)
         return mixed.to(hidden_states.dtype)
@@ -114,11 +119,16 @@ def dense_experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor,
 ALL_EXPERTS_FUNCTIONS.register("dense", dense_experts_forward)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x · weightᵀ + bias, and weight and bias for their next use."""
-    if torch.is_autocast_enabled(x.device.type):  # it multiplies in another type than that of the weights
-        return nn.functional.linear(x, weight, bias), weight, bias
-    return _Linear.apply(x, weight, bias)
+def _padded(run: Tensor) -> Tensor:
+    """Return the rows of an expert, with rows of zeros up to a multiple of 64 for bfloat16 on a CPU.
+
+    There PyTorch compiles a product anew for every number of rows, in ten times the time that the product
+    itself takes, and keeps the last 1,024. Experts have another number of rows in every step.
+    """
+    few = len(run) < 64
+    if few or run.device.type != "cpu" or run.dtype != torch.bfloat16:
+        return run
+    return nn.functional.pad(run, (0, 0, 0, -len(run) % 64))
 
 
 class _Linear(torch.autograd.Function):
@@ -127,33 +137,44 @@ class _Linear(torch.autograd.Function):
     Their gradient comes back the same way, last use first, and each use adds its share in place. Left to
     itself autograd makes a whole gradient for every use and adds them up: most of what the step of a WideNet
     costs beyond that of a dense model of equal FLOPs.
+
+    The product is made with copies of weight and bias in the type of x, one copy for all blocks under autocast;
+    the gradients are summed in the type of the weights themselves.
     """
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return nn.functional.linear(x, weight, bias), weight.view_as(weight), bias.view_as(bias)
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor, weight_copy: Tensor, bias_copy: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return nn.functional.linear(x, weight_copy, bias_copy), weight.view_as(weight), bias.view_as(bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, _ = inputs
-        ctx.save_for_backward(x, weight)
+        x, weight, _, weight_copy, _ = inputs
+        ctx.dtype = weight.dtype
+        ctx.save_for_backward(x, weight_copy)
         ctx.set_materialize_grads(False)  # the last use gets None for weights that nobody used after it
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, grad: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return None, grad_weight, grad_bias
-        x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+            return None, grad_weight, grad_bias, None, None
+        x, weight_copy = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
         if needs_weight:
-            grad_weight = grad.t() @ x if grad_weight is None else grad_weight.addmm_(grad.t(), x)
+            if grad_weight is None:
+                grad_weight = (grad.t() @ x).to(ctx.dtype)
+            elif grad.dtype == ctx.dtype:
+                grad_weight.addmm_(grad.t(), x)
+            else:
+                grad_weight.add_(grad.t() @ x)
         if needs_bias:
-            share = grad.sum(0)
+            share = grad.sum(0, dtype=ctx.dtype)
             grad_bias = share if grad_bias is None else grad_bias.add_(share)
-        return grad @ weight if needs_x else None, grad_weight, grad_bias
+        return grad @ weight_copy if needs_x else None, grad_weight, grad_bias, None, None
 
 
 class _Dispatch(torch.autograd.Function):
