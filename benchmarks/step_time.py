@@ -47,11 +47,13 @@ def make_batch(config: PreTrainedConfig, size: int) -> dict[str, Any]:
     }
 
 
-def step_seconds(model: PreTrainedModel, batch: dict[str, Any]) -> float:
+def step_seconds(model: PreTrainedModel, batch: dict[str, Any], bf16: bool) -> float:
     """Return the seconds of one forward and backward pass."""
     model.zero_grad()
     started = time.perf_counter()
-    model(**batch).loss.backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = model(**batch).loss
+    loss.backward()
     return time.perf_counter() - started
 
 
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=11, help="counted steps of each")
     parser.add_argument("--batch", type=int, help="images or texts a step")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="as training.precision")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -73,11 +76,11 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"wide": [], "twin": []}
     for step in range(arguments.steps + 2):
         for name, model in (("wide", wide), ("twin", twin)):
-            taken = step_seconds(model, batch)
+            taken = step_seconds(model, batch, arguments.precision == "bf16")
             if step >= 2:  # warm-up
                 seconds[name].append(taken)
     ratios = [wide / twin for wide, twin in zip(seconds["wide"], seconds["twin"], strict=True)]
-    print(f"batch {size}, {arguments.threads} threads, {arguments.steps} steps each, medians")
+    print(f"batch {size}, {arguments.precision}, {arguments.threads} threads, {arguments.steps} steps each, medians")
     print(f"{wide_name:20} {statistics.median(seconds['wide']):8.3f} s")
     print(f"{twin_name:20} {statistics.median(seconds['twin']):8.3f} s  one attention, one FFN, {overrides}")
     print(f"{'ratio':20} {statistics.median(ratios):8.3f}    (quartiles {statistics.quantiles(ratios)})")
