@@ -234,12 +234,17 @@ def widen(
     experts: Annotated[int, typer.Option(help="Experts.")] = 4,
     top_k: Annotated[int, typer.Option(help="Experts for each token.")] = 2,
     init: Annotated[
-        str, typer.Option(help="What experts are made of: blocks, spread, average, first, last or a block's index.")
-    ] = "blocks",
+        str,
+        typer.Option(
+            help="What experts are made of: spread, blocks, average, first, middle, last or a block's index."
+        ),
+    ] = "spread",
     attention: Annotated[
-        str, typer.Option(help="Which attention is shared: average, first, last or a block's index.")
-    ] = "average",
-    router: Annotated[str, typer.Option(help="Where tokens go: random, or blocks: to their block's.")] = "random",
+        str, typer.Option(help="Which attention is shared: average, first, middle, last or a block's index.")
+    ] = "middle",
+    router: Annotated[
+        str, typer.Option(help="Where tokens go: random, or blocks: to their block's; auto: if it has one.")
+    ] = "auto",
     group_size: Annotated[
         int | None, typer.Option(help="Blocks that share attention and experts [default: all].")
     ] = None,

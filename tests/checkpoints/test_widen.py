@@ -157,6 +157,24 @@ def test_routers_by_block_leave_the_last_word_to_the_caller() -> None:
     assert (config.capacity_factor, config.router_aux_loss_coef) == (2.0, 0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "by_block"),
+    [
+        ("bert-tiny", {}, True),
+        ("bert-tiny", {"experts": "blocks", "group_size": 2}, True),
+        ("bert-tiny", {"router": "random"}, False),
+        ("bert-tiny", {"experts": "first"}, False),
+        ("bert-tiny", {"num_experts": 1, "num_experts_per_tok": 1}, False),
+        ("bert-tiny", {"group_size": 1}, False),
+        ("albert-tiny", {}, False),  # one feed-forward for all blocks
+    ],
+    ids=str,
+)
+def test_routers_are_by_block_where_the_experts_differ(name: str, options: dict[str, Any], by_block: bool) -> None:
+    config = widen(make(name), **options).config
+    assert (config.capacity_factor is None, config.router_aux_loss_coef == 0) == (by_block, by_block)
+
+
 # ---- the same function ----
 
 
@@ -207,6 +225,7 @@ def test_a_group_per_block_is_the_same_function(name: str) -> None:
         ("average", 2, None, [[[0, 1, 2, 3]] * 2]),
         ("average", 2, 2, [[[0, 1]] * 2, [[2, 3]] * 2]),
         ("first", 2, 2, [[[0]] * 2, [[2]] * 2]),
+        ("middle", 2, None, [[[1]] * 2]),
         ("last", 2, 2, [[[1]] * 2, [[3]] * 2]),
         (2, 2, None, [[[2]] * 2]),
     ],
@@ -225,12 +244,19 @@ def test_what_experts_are_made_of(
 
 @pytest.mark.parametrize(
     ("attention", "blocks"),
-    [("average", [[0, 1], [2, 3]]), ("first", [[0], [2]]), ("last", [[1], [3]]), (1, [[1], [3]])],
+    [
+        ("average", [[0, 1], [2, 3]]),
+        ("first", [[0], [2]]),
+        ("middle", [[0], [2]]),
+        ("last", [[1], [3]]),
+        (1, [[1], [3]]),
+        ("middle", [[1]]),
+    ],
     ids=str,
 )
 def test_what_attention_is_made_of(attention: str | int, blocks: list[list[int]]) -> None:
     dense = make("vit-digits")
-    wide: Any = widen(dense, attention=attention, group_size=2)
+    wide: Any = widen(dense, attention=attention, group_size=4 // len(blocks))
     for module, sources in zip(wide.model.encoder.attentions, blocks, strict=True):
         for key, value in module.state_dict().items():
             each = [dense.model.encoder.attentions[b].state_dict()[key] for b in sources]
@@ -263,8 +289,8 @@ def test_the_seed_decides() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", TASKS)
-def test_routers_start_undecided(name: str) -> None:
-    wide = widen(make(name))
+def test_random_routers_start_undecided(name: str) -> None:
+    wide = widen(make(name), router="random")
     for record in wide(**inputs(wide), output_routing=True).routing:
         assert record.probabilities.min() > 0.1  # of four experts
 
@@ -337,7 +363,7 @@ def test_a_folder_of_images_has_a_processor(tmp_path: Path) -> None:
         ({"noise": float("nan")}, "noise=nan"),
         ({"experts": "block"}, "did you mean 'blocks'"),
         ({"router": "block"}, "unknown router 'block'; did you mean 'blocks'"),
-        ({"router": "blocks", "experts": "first"}, "router=blocks needs experts=blocks or spread, not first"),
+        ({"router": "blocks", "experts": "first"}, "router=blocks needs experts=spread or blocks, not first"),
         ({"experts": 4}, "0 to 3"),
         ({"attention": "blocks"}, "attention 'blocks'"),
         ({"attention": -1}, "0 to 3"),

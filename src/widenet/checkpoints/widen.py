@@ -58,9 +58,9 @@ def widen(
     num_experts: int = 4,
     *,
     num_experts_per_tok: int = 2,
-    experts: str | int = "blocks",
-    attention: str | int = "average",
-    router: str = "random",
+    experts: str | int = "spread",
+    attention: str | int = "middle",
+    router: str = "auto",
     group_size: int | None = None,
     noise: float = 0.01,
     normalize_gates: bool = True,
@@ -82,15 +82,15 @@ def widen(
         model_or_path: as for :func:`from_dense`.
         num_experts: E.
         num_experts_per_tok: K.
-        experts: which feed-forwards the experts are made of. "blocks": of different blocks, evenly spaced; with
-            fewer experts than blocks, each is the average of a run of neighbouring blocks. "spread": the same,
-            but each is that of one block of its run, unmixed. "average", "first", "last" or a block's index
-            within its group: copies of that one.
-        attention: which attention is shared: "average", "first", "last" or a block's index within its group.
-        router: "random", close to even. "blocks": tokens in a block go to the expert that was made of its
-            feed-forward, or of its neighbour's, with experts="blocks" or "spread". All tokens of a block so go to
-            the same experts: capacity and balance loss, which would undo that, are off unless ``fields`` say
-            otherwise.
+        experts: which feed-forwards the experts are made of. "spread": of different blocks, evenly spaced.
+            "blocks": the same, but with fewer experts than blocks each is the average of a run of neighbouring
+            blocks. "average", "first", "middle", "last" or a block's index within its group: copies of that one.
+        attention: which attention is shared: "average", "first", "middle", "last" or a block's index within its
+            group.
+        router: "blocks": tokens in a block go to the expert that was made of its feed-forward, or of its
+            neighbour's, with experts="spread" or "blocks". All tokens of a block so go to the same experts:
+            capacity and balance loss, which would undo that, are off unless ``fields`` say otherwise. "random":
+            close to even. "auto": "blocks" where the experts are made of different feed-forwards, else "random".
         group_size: g; each g consecutive blocks have an attention, a router and experts of their own. None
             is one group of all blocks, the smallest model; 1 shares nothing.
         noise: standard deviation of what is added to each expert's weight matrices, relative to their own. It
@@ -131,6 +131,7 @@ def widen(
             "router_noise_std": None,
             "normalize_gates": normalize_gates,
         }
+        router = _which_router(router, _encoder(dense), g, num_experts, experts)
         if router == "blocks":
             mixture |= {"capacity_factor": None, "router_aux_loss_coef": 0.0}
         labels = {name: getattr(old, name) for name in ("id2label", "label2id") if getattr(old, name)}
@@ -140,7 +141,7 @@ def widen(
             wide.pooler = None
         load(wide, dense.state_dict(), like=dense, partial=True)
         _fill(_encoder(wide), _encoder(dense), g, experts, attention, noise)
-        _fill_routers(_encoder(wide), _encoder(dense), g, experts, router)
+        _fill_routers(_encoder(wide), g, router)
     return wide
 
 
@@ -214,24 +215,33 @@ def _fill(wide: Encoder, dense: Encoder, g: int, experts: str | int, attention: 
         if experts == "blocks":
             sources = [_average(_run(feed_forwards, e, E)) for e in range(E)]
         elif experts == "spread":
-            sources = [_average([_middle(_run(feed_forwards, e, E))]) for e in range(E)]
+            runs = [_run(feed_forwards, e, E) for e in range(E)]
+            sources = [_average([run[len(run) // 2]]) for run in runs]
         else:
-            sources = [_average(_pick(feed_forwards, experts, "experts", "blocks", "spread"))] * E
+            sources = [_average(_pick(feed_forwards, experts, "experts", "spread", "blocks"))] * E
         _fill_experts(wide.experts[group], sources, noise)
 
 
+def _which_router(choice: str, dense: Encoder, g: int, num_experts: int, experts: str | int) -> str:
+    """Return "blocks" or "random", as chosen, or for "auto" as the experts differ or not."""
+    if choice not in ("auto", "blocks", "random"):
+        raise unknown("router", choice, ["auto", "blocks", "random"])
+    if choice == "blocks" and experts not in ("blocks", "spread"):
+        raise WideNetError(f"router=blocks needs experts=spread or blocks, not {experts}: its experts are all alike")
+    if choice != "auto":
+        return choice
+    several = num_experts > 1 and len({step.dense for step in dense.plan[:g]}) > 1
+    return "blocks" if several and experts in ("blocks", "spread") else "random"
+
+
 @torch.no_grad()
-def _fill_routers(wide: Encoder, dense: Encoder, g: int, experts: str | int, choice: str) -> None:
+def _fill_routers(wide: Encoder, g: int, choice: str) -> None:
     """Set the routers of a widened encoder whose norms are set."""
-    if choice not in ("random", "blocks"):
-        raise unknown("router", choice, ["random", "blocks"])
     routers = cast(Sequence[Router], wide.routers)
     if choice == "random":
         for router in routers:
             nn.init.normal_(router.weight, std=ROUTER_SCALE * wide.config.hidden_size**-0.5)
         return
-    if experts not in ("blocks", "spread"):
-        raise WideNetError(f"router=blocks needs experts=blocks or spread, not {experts}: its experts are all alike")
     for index, router in enumerate(routers):
         groups = {block // g for block, step in enumerate(wide.plan) if step.router == index}
         blocks = [block for block in range(len(wide.plan)) if block // g in groups]  # whose experts it may choose
@@ -279,7 +289,13 @@ def _fill_experts(experts: Any, sources: list[dict[str, Tensor]], noise: float) 
 
 def _pick(modules: Sequence[nn.Module], choice: str | int, argument: str, *others: str) -> Sequence[nn.Module]:
     """Return the modules of a group that a choice means, to be averaged."""
-    named = {"average": modules, "first": modules[:1], "last": modules[-1:]}
+    middle = (len(modules) - 1) // 2
+    named = {
+        "average": modules,
+        "first": modules[:1],
+        "middle": modules[middle : middle + 1],
+        "last": modules[-1:],
+    }
     if isinstance(choice, str):
         if choice not in named:
             raise unknown(argument, choice, [*others, *named, f"an index from 0 to {len(modules) - 1}"])
@@ -293,10 +309,6 @@ def _run(modules: Sequence[nn.Module], index: int, count: int) -> Sequence[nn.Mo
     """Return the ``index``-th of ``count`` runs that the modules of a group fall into, at least one of them."""
     start = index * len(modules) // count
     return modules[start : max(start + 1, (index + 1) * len(modules) // count)]
-
-
-def _middle(modules: Sequence[nn.Module]) -> nn.Module:
-    return modules[len(modules) // 2]
 
 
 def _average(modules: Iterable[nn.Module]) -> dict[str, Tensor]:

@@ -172,9 +172,9 @@ class WidenSection(Section):
 
     num_experts: int = 4
     num_experts_per_tok: int = 2
-    experts: str | int = "blocks"
-    attention: str | int = "average"
-    router: str = "random"
+    experts: str | int = "spread"
+    attention: str | int = "middle"
+    router: str = "auto"
     group_size: AtLeastOne | None = None  # None: all blocks are one group
     noise: AtLeastZero = 0.01
     normalize_gates: bool = True
