@@ -15,7 +15,10 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from widenet.checkpoints.dense import to_transformers
+from widenet.checkpoints.export import export_onnx
 from widenet.checkpoints.sources import from_dense
+from widenet.checkpoints.timm_vit import to_timm
 from widenet.checkpoints.widen import widen
 from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.errors import WideNetError
@@ -50,8 +53,11 @@ __all__ = [
     "__version__",
     "create_config",
     "create_model",
+    "export_onnx",
     "from_dense",
     "list_models",
+    "to_timm",
+    "to_transformers",
     "widen",
 ]
 
