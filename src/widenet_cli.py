@@ -243,7 +243,7 @@ def widen(
         str, typer.Option(help="Which attention is shared: average, first, middle, last or a block's index.")
     ] = "middle",
     router: Annotated[
-        str, typer.Option(help="Where tokens go: random, or blocks: to their block's; auto: if it has one.")
+        str, typer.Option(help="Where tokens go: random, or blocks: to their block's. auto: blocks where they can.")
     ] = "auto",
     group_size: Annotated[
         int | None, typer.Option(help="Blocks that share attention and experts [default: all].")

@@ -150,8 +150,9 @@ def widened_card(wide: Any, dense: Any, folder: Path, arguments: dict[str, Any],
         files: names of the files of tokenizer or image processor beside it.
     """
     kind, source = type(wide).__name__, str(arguments["model_or_path"])
-    chosen = {key: value for key, value in arguments.items() if key not in ("model_or_path", "fields")}
-    chosen = {key: value for key, value in {**chosen, **arguments.get("fields", {})}.items() if value is not None}
+    unset = {key for key, value in arguments.items() if value is None}
+    chosen = {key: value for key, value in arguments.items() if key not in {"model_or_path", "fields", *unset}}
+    chosen |= arguments.get("fields", {})
     call = ", ".join([repr(source), *(f"{key}={value!r}" for key, value in chosen.items())])
     rows = [["parameters", "all", "active"], sizes("source", dense), sizes("this model", wide)]
     also = f" Beside it lie {', '.join(f'`{name}`' for name in files)}." if files else ""

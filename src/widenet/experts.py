@@ -59,21 +59,23 @@ class Experts(nn.Module):
             top_k_index: [T, K] experts.
             top_k_weights: [T, K] gates, zero where dropped.
             slices: an empty list that the first block of a forward pass fills with the experts' weights,
-                taken apart, and that each block leaves to the next. Taking them apart in every block
-                instead would put their gradients together in every block, a tenth of a training step.
+                taken apart, and with copies in autocast's type, and that each block leaves to the next.
+                Taking them apart in every block instead would put their gradients together in every
+                block, a tenth of a training step.
 
         Returns:
             [T, D].
         """
-        dtype = self.up_proj.dtype
-        if torch.is_autocast_enabled(hidden_states.device.type):  # products are of another type than the weights
-            dtype = torch.get_autocast_dtype(hidden_states.device.type)
         if slices is None:
             slices = []
         if not slices:
             stacks = (self.up_proj, self.up_proj_bias, self.down_proj, self.down_proj_bias)
+            dtype = stacks[0].dtype
+            if torch.is_autocast_enabled(hidden_states.device.type) and dtype != torch.float64:
+                dtype = torch.get_autocast_dtype(hidden_states.device.type)
             multiplied = [stack.detach().to(dtype) for stack in stacks]  # no copies where the type is the same
             slices.extend(zip(*(stack.unbind() for stack in (*stacks, *multiplied)), strict=True))
+        dtype = slices[0][-1].dtype  # that of the products
 
         kept = top_k_weights != 0  # [T, K]
         expert = torch.where(kept, top_k_index, self.num_experts).reshape(-1)  # [T·K]

@@ -166,13 +166,20 @@ def test_routers_by_block_leave_the_last_word_to_the_caller() -> None:
         ("bert-tiny", {"experts": "first"}, False),
         ("bert-tiny", {"num_experts": 1, "num_experts_per_tok": 1}, False),
         ("bert-tiny", {"group_size": 1}, False),
+        ("bert-tiny", {"num_routing_groups": 2}, False),  # two blocks share a choice
         ("albert-tiny", {}, False),  # one feed-forward for all blocks
     ],
     ids=str,
 )
-def test_routers_are_by_block_where_the_experts_differ(name: str, options: dict[str, Any], by_block: bool) -> None:
-    config = widen(make(name), **options).config
+def test_routers_are_by_block_where_blocks_can_be_told_apart(
+    name: str, options: dict[str, Any], by_block: bool
+) -> None:
+    dense = make(name)
+    config = widen(dense, **options).config
     assert (config.capacity_factor is None, config.router_aux_loss_coef == 0) == (by_block, by_block)
+    for norms in dense.model.encoder.norms:
+        norms.load_state_dict(dense.model.encoder.norms[0].state_dict())
+    assert widen(dense, **options).config.capacity_factor is not None
 
 
 # ---- the same function ----
@@ -363,6 +370,7 @@ def test_a_folder_of_images_has_a_processor(tmp_path: Path) -> None:
         ({"noise": float("nan")}, "noise=nan"),
         ({"experts": "block"}, "did you mean 'blocks'"),
         ({"router": "block"}, "unknown router 'block'; did you mean 'blocks'"),
+        ({"router": "blocks", "num_routing_groups": 2}, "num_routing_groups=2"),
         ({"router": "blocks", "experts": "first"}, "router=blocks needs experts=spread or blocks, not first"),
         ({"experts": 4}, "0 to 3"),
         ({"attention": "blocks"}, "attention 'blocks'"),

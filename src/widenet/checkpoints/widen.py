@@ -18,7 +18,7 @@ from widenet.card import save_card, widened_card
 from widenet.checkpoints.dense import load
 from widenet.checkpoints.folder import load_processor
 from widenet.checkpoints.sources import find_source, from_dense, read_source
-from widenet.config import WideNetVisionConfig
+from widenet.config import Step, WideNetConfig, WideNetVisionConfig
 from widenet.encoder import Encoder, Norms, WideNetPreTrainedModel
 from widenet.errors import WideNetError, unknown
 from widenet.presets import build_config, own_fields
@@ -90,7 +90,8 @@ def widen(
         router: "blocks": tokens in a block go to the expert that was made of its feed-forward, or of its
             neighbour's, with experts="spread" or "blocks". All tokens of a block so go to the same experts:
             capacity and balance loss, which would undo that, are off unless ``fields`` say otherwise. "random":
-            close to even. "auto": "blocks" where the experts are made of different feed-forwards, else "random".
+            close to even. "auto": "blocks" where the experts are made of different feed-forwards and the blocks
+            have different LayerNorms to be told apart by, else "random".
         group_size: g; each g consecutive blocks have an attention, a router and experts of their own. None
             is one group of all blocks, the smallest model; 1 shares nothing.
         noise: standard deviation of what is added to each expert's weight matrices, relative to their own. It
@@ -131,11 +132,14 @@ def widen(
             "router_noise_std": None,
             "normalize_gates": normalize_gates,
         }
-        router = _which_router(router, _encoder(dense), g, num_experts, experts)
-        if router == "blocks":
-            mixture |= {"capacity_factor": None, "router_aux_loss_coef": 0.0}
         labels = {name: getattr(old, name) for name in ("id2label", "label2id") if getattr(old, name)}
-        config = build_config(type(old), {**kept, **labels, **mixture, **fields})
+        values = {**kept, **labels, **mixture, **fields}
+        config = build_config(type(old), values)
+        router = _which_router(router, _encoder(dense), g, config, experts)
+        if router == "blocks":
+            config = build_config(
+                type(old), {**values, "capacity_factor": None, "router_aux_loss_coef": 0.0, **fields}
+            )
         wide = type(dense)(config)
         if isinstance(wide, WideNetTextModel) and isinstance(dense, WideNetTextModel) and dense.pooler is None:
             wide.pooler = None
@@ -222,16 +226,30 @@ def _fill(wide: Encoder, dense: Encoder, g: int, experts: str | int, attention: 
         _fill_experts(wide.experts[group], sources, noise)
 
 
-def _which_router(choice: str, dense: Encoder, g: int, num_experts: int, experts: str | int) -> str:
-    """Return "blocks" or "random", as chosen, or for "auto" as the experts differ or not."""
+def _which_router(choice: str, dense: Encoder, g: int, config: WideNetConfig, experts: str | int) -> str:
+    """Return "blocks" or "random": as chosen, or for "auto" what the source's blocks allow."""
     if choice not in ("auto", "blocks", "random"):
         raise unknown("router", choice, ["auto", "blocks", "random"])
-    if choice == "blocks" and experts not in ("blocks", "spread"):
+    apart, B = experts in ("blocks", "spread"), config.num_hidden_layers
+    reused = config.num_routing_groups not in (None, B)
+    if choice == "blocks" and not apart:
         raise WideNetError(f"router=blocks needs experts=spread or blocks, not {experts}: its experts are all alike")
+    if choice == "blocks" and reused:
+        raise WideNetError(
+            f"router=blocks chooses experts in each of {B} blocks, and num_routing_groups="
+            f"{config.num_routing_groups} would reuse a choice for several"
+        )
     if choice != "auto":
         return choice
-    several = num_experts > 1 and len({step.dense for step in dense.plan[:g]}) > 1
-    return "blocks" if several and experts in ("blocks", "spread") else "random"
+    groups = [dense.plan[start : start + g] for start in range(0, B, g)]
+    differ = any(len({step.dense for step in group}) > 1 and _norms_differ(dense, group) for group in groups)
+    return "blocks" if apart and differ and not reused and config.num_experts > 1 else "random"
+
+
+def _norms_differ(dense: Encoder, group: Sequence[Step]) -> bool:
+    """Whether the blocks of a group can be told apart: not where norms are shared, or untrained."""
+    first, *others = ([*dense.norms[step.norms].parameters()] for step in group)
+    return any(not torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
 @torch.no_grad()
@@ -289,7 +307,7 @@ def _fill_experts(experts: Any, sources: list[dict[str, Tensor]], noise: float) 
 
 def _pick(modules: Sequence[nn.Module], choice: str | int, argument: str, *others: str) -> Sequence[nn.Module]:
     """Return the modules of a group that a choice means, to be averaged."""
-    middle = (len(modules) - 1) // 2
+    middle = (len(modules) - 1) // 2  # of two, the first
     named = {
         "average": modules,
         "first": modules[:1],
