@@ -269,7 +269,7 @@ class WideNetTextConfig(WideNetConfig):
     """
 
     model_type = "widenet_text"
-    keys_to_ignore_at_inference = [  # noqa: RUF012 (as above)
+    keys_to_ignore_at_inference = [  # noqa: RUF012 (transformers' own type)
         *WideNetConfig.keys_to_ignore_at_inference,
         "mlm_loss",
         "sentence_order_loss",

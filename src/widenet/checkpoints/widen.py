@@ -18,7 +18,7 @@ from widenet.card import save_card, widened_card
 from widenet.checkpoints.dense import load
 from widenet.checkpoints.folder import load_processor
 from widenet.checkpoints.sources import find_source, from_dense, read_source
-from widenet.config import Step, WideNetConfig, WideNetVisionConfig
+from widenet.config import Step, WideNetVisionConfig
 from widenet.encoder import Encoder, Norms, WideNetPreTrainedModel
 from widenet.errors import WideNetError, unknown
 from widenet.presets import build_config, own_fields
@@ -132,14 +132,11 @@ def widen(
             "router_noise_std": None,
             "normalize_gates": normalize_gates,
         }
-        labels = {name: getattr(old, name) for name in ("id2label", "label2id") if getattr(old, name)}
-        values = {**kept, **labels, **mixture, **fields}
-        config = build_config(type(old), values)
-        router = _which_router(router, _encoder(dense), g, config, experts)
+        router = _which_router(router, _encoder(dense), g, experts, num_experts, fields.get("num_routing_groups"))
         if router == "blocks":
-            config = build_config(
-                type(old), {**values, "capacity_factor": None, "router_aux_loss_coef": 0.0, **fields}
-            )
+            mixture |= {"capacity_factor": None, "router_aux_loss_coef": 0.0}
+        labels = {name: getattr(old, name) for name in ("id2label", "label2id") if getattr(old, name)}
+        config = build_config(type(old), {**kept, **labels, **mixture, **fields})
         wide = type(dense)(config)
         if isinstance(wide, WideNetTextModel) and isinstance(dense, WideNetTextModel) and dense.pooler is None:
             wide.pooler = None
@@ -226,24 +223,24 @@ def _fill(wide: Encoder, dense: Encoder, g: int, experts: str | int, attention: 
         _fill_experts(wide.experts[group], sources, noise)
 
 
-def _which_router(choice: str, dense: Encoder, g: int, config: WideNetConfig, experts: str | int) -> str:
+def _which_router(
+    choice: str, dense: Encoder, g: int, experts: str | int, num_experts: int, routing_groups: int | None
+) -> str:
     """Return "blocks" or "random": as chosen, or for "auto" what the source's blocks allow."""
     if choice not in ("auto", "blocks", "random"):
         raise unknown("router", choice, ["auto", "blocks", "random"])
-    apart, B = experts in ("blocks", "spread"), config.num_hidden_layers
-    reused = config.num_routing_groups not in (None, B)
+    apart, B = experts in ("blocks", "spread"), len(dense.plan)
+    reused = routing_groups not in (None, B)
     if choice == "blocks" and not apart:
         raise WideNetError(f"router=blocks needs experts=spread or blocks, not {experts}: its experts are all alike")
     if choice == "blocks" and reused:
-        raise WideNetError(
-            f"router=blocks chooses experts in each of {B} blocks, and num_routing_groups="
-            f"{config.num_routing_groups} would reuse a choice for several"
-        )
+        reuse = f"num_routing_groups={routing_groups} would reuse a choice for several"
+        raise WideNetError(f"router=blocks chooses experts in each of {B} blocks, and {reuse}")
     if choice != "auto":
         return choice
     groups = [dense.plan[start : start + g] for start in range(0, B, g)]
     differ = any(len({step.dense for step in group}) > 1 and _norms_differ(dense, group) for group in groups)
-    return "blocks" if apart and differ and not reused and config.num_experts > 1 else "random"
+    return "blocks" if apart and differ and not reused and num_experts > 1 else "random"
 
 
 def _norms_differ(dense: Encoder, group: Sequence[Step]) -> bool:
