@@ -146,16 +146,12 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, bias: Tensor, weight_copy: Tensor, bias_copy: Tensor
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, weight_copy: Tensor, bias_copy: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return nn.functional.linear(x, weight_copy, bias_copy), weight.view_as(weight), bias.view_as(bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, _, weight_copy, _ = inputs
         ctx.dtype = weight.dtype
         ctx.save_for_backward(x, weight_copy)
         ctx.set_materialize_grads(False)  # the last use gets None for weights that nobody used after it
+        return nn.functional.linear(x, weight_copy, bias_copy), weight.view_as(weight), bias.view_as(bias)
 
     @staticmethod
     @once_differentiable
@@ -187,13 +183,9 @@ class _Dispatch(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, order: Tensor, places: Tensor, kept: Tensor) -> Tensor:
-        return x.index_select(0, order // places.shape[1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        _, _, places, kept = inputs
+    def forward(ctx: Any, x: Tensor, order: Tensor, places: Tensor, kept: Tensor) -> Tensor:
         ctx.save_for_backward(places, kept)
+        return x.index_select(0, order // places.shape[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -206,12 +198,9 @@ class _Combine(torch.autograd.Function):
     """Weigh and sum each token's rows: the inverse walk of :class:`_Dispatch`, [S, D] to [T, D]."""
 
     @staticmethod
-    def forward(rows: Tensor, weights: Tensor, order: Tensor, places: Tensor, kept: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, weights: Tensor, order: Tensor, places: Tensor, kept: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights, order, places, kept)
         return nn.functional.embedding_bag(places, rows, mode="sum", per_sample_weights=weights)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
