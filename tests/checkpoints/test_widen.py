@@ -1,5 +1,6 @@
 """Widening: what is kept, what each initialisation is made of, sizes by hand, and that the result trains."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from widenet import (
 from widenet.checkpoints.folder import load_model, load_processor
 from widenet.checkpoints.widen import widen_folder
 from widenet.data.tokenizer import train_wordpiece
+from widenet.recipes.schema import WidenSection
+from widenet_cli import widen as widen_command
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 16,
@@ -300,6 +303,16 @@ def test_random_routers_start_undecided(name: str) -> None:
     wide = widen(make(name), router="random")
     for record in wide(**inputs(wide), output_routing=True).routing:
         assert record.probabilities.min() > 0.1  # of four experts
+
+
+def test_defaults_are_the_same_in_python_in_a_recipe_and_on_the_command_line() -> None:
+    function = {name: each.default for name, each in signature(widen).parameters.items()}
+    section = WidenSection().model_dump()
+    renamed = {"experts": "num_experts", "top_k": "num_experts_per_tok", "init": "experts"}
+    command = {renamed.get(name, name): each.default for name, each in signature(widen_command).parameters.items()}
+    assert section == {name: function[name] for name in section}
+    assert section == {name: command[name] for name in section}
+    assert command["seed"] == function["seed"]
 
 
 def test_other_fields_of_a_mixture() -> None:

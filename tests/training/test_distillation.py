@@ -238,6 +238,7 @@ def test_a_model_that_is_wide_already(tmp_path: Path) -> None:
             r"widen\.num_experts=8 comes",
         ),
         ("distill-text", ["model=bert", "distillation.temperature=0"], r"distillation\.temperature=0"),
+        ("distill-images", ["model=vit", "training.label_smoothing=0.1"], r"label_smoothing=0\.1.* equal to 0$"),
     ],
 )
 def test_mistakes(recipe: str, overrides: list[str], message: str, tmp_path: Path) -> None:

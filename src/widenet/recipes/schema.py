@@ -154,6 +154,12 @@ class ImageTrainingSection(TrainingSection):
     cutmix: AtLeastZero = 0.0
 
 
+class ImageDistillationTrainingSection(ImageTrainingSection):
+    """Training without labels."""
+
+    label_smoothing: Annotated[float, Field(ge=0, le=0)] = 0.0  # there is nothing to smooth
+
+
 class ModelSection(BaseModel):
     """A preset or a model folder to start from, and any config field as an override."""
 
@@ -259,7 +265,7 @@ class ImageDistillationRecipe(DistillationRecipe):
 
     task: Literal["image-distillation"] = "image-distillation"
     data: ImagesSection
-    training: ImageTrainingSection
+    training: ImageDistillationTrainingSection
 
     text: ClassVar[bool] = False
 
