@@ -6,6 +6,7 @@ of a finished run. No card names a license, except for one that the source of th
 Axes: E experts, K experts a token.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,12 @@ def license_of(source: str | Path) -> dict[str, Any]:
     return {key: found[key] for key in ("license", "license_name", "license_link") if found.get(key)}
 
 
+def base_model_of(source: str) -> dict[str, Any]:
+    """Return what a model was made of as a field of ``ModelCardData``, if it has a public name; folders have none."""
+    is_public = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).expanduser().exists()
+    return {"base_model": source} if is_public else {}
+
+
 # ---- from a model alone ----
 
 
@@ -164,9 +171,7 @@ def widened_card(wide: Any, dense: Any, folder: Path, arguments: dict[str, Any],
         "Limits": "Nothing was measured. Unless the source's blocks shared their weights already, this is another "
         "function than the source's.",
     }
-    metadata = license_of(folder)
-    if source.count("/") == 1 and not Path(source).expanduser().is_dir():
-        metadata["base_model"] = source
+    metadata = license_of(folder) | base_model_of(source)
     return make_card(f"{Path(source).name}, widened", wide.config, PIPELINES.get(kind), sections, **metadata)
 
 

@@ -163,12 +163,11 @@ class _Linear(torch.autograd.Function):
         x, weight_copy = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
         if needs_weight:
-            if grad_weight is None:
-                grad_weight = (grad.t() @ x).to(ctx.dtype)
-            elif grad.dtype == ctx.dtype:
+            if grad_weight is not None and grad.dtype == ctx.dtype:
                 grad_weight.addmm_(grad.t(), x)
             else:
-                grad_weight.add_(grad.t() @ x)
+                product = (grad.t() @ x).to(ctx.dtype)  # add_ would convert it, too, but slower
+                grad_weight = product if grad_weight is None else grad_weight.add_(product)
         if needs_bias:
             share = grad.sum(0, dtype=ctx.dtype)
             grad_bias = share if grad_bias is None else grad_bias.add_(share)

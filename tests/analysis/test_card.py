@@ -187,7 +187,13 @@ def test_the_license_of_the_model_that_was_fine_tuned(tmp_path: Path) -> None:
     (tmp_path / "start").mkdir()
     (tmp_path / "start/README.md").write_text("---\nlicense: mit\n---\n")
     run = make_run(tmp_path / "run", tiny_text(), "WideNetForPreTraining", model=str(tmp_path / "start"), mlm_loss=5.0)
-    assert ModelCard.load(write_card(run)).data.license == "mit"
+    data = ModelCard.load(write_card(run)).data
+    assert (data.license, data.base_model) == ("mit", None)
+
+
+def test_the_public_model_that_was_started_from_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tiny_text(), "WideNetForPreTraining", model="somebody/dense", mlm_loss=5.0)
+    assert ModelCard.load(write_card(run)).data.base_model == "somebody/dense"
 
 
 def test_no_card_of_what_is_no_run(trained: Path, tmp_path: Path) -> None:

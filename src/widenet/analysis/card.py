@@ -17,6 +17,7 @@ from widenet.card import (
     PAPER,
     PIPELINES,
     PLACE,
+    base_model_of,
     describe,
     license_of,
     loading,
@@ -93,7 +94,7 @@ def write_card(run: Path) -> Path:
         metrics=list(dict.fromkeys(HUB_METRICS.get(key, key) for key in headline_of(metrics))),
         model_name=title,
         eval_results=results or None,
-        **({} if model in list_models() else license_of(model)),
+        **({} if model in list_models() else license_of(model) | base_model_of(model)),
     )
     return save_card(card, run)
 
