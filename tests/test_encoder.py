@@ -589,6 +589,25 @@ def test_checkpointing_recomputes_experts_but_no_decision() -> None:
     assert calls(checkpointed(classifier(num_routing_groups=2), False)) == (8, 2)
 
 
+# ---- torch.compile ----
+
+
+@pytest.mark.parametrize("sharing", [{}, {"num_routing_groups": 2, **UNSHARED}], ids=["widenet", "groups unshared"])
+@pytest.mark.parametrize(
+    ("backend", "dropout"),
+    [("eager", 0.1), ("aot_eager", 0.0)],  # aot_eager and dropout do not go together on transposed patches
+)
+def test_compiling_changes_nothing(backend: str, dropout: float, sharing: dict[str, Any]) -> None:
+    fields = {"hidden_dropout_prob": dropout, **sharing}
+    loss, balance, grads = training_step(classifier(**fields))
+    model = classifier(**fields)
+    torch._dynamo.reset()
+    model.compile(backend=backend)
+    again_loss, again_balance, again = training_step(model)
+    assert torch.allclose(again_loss, loss) and torch.allclose(again_balance, balance)
+    assert_same(again, grads, tolerance=1e-6)
+
+
 # ---- nothing is left behind ----
 
 

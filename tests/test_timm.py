@@ -501,10 +501,11 @@ def test_data_parallelism_averages_it(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("with_loss", [False, True])
-def test_a_compiled_model_keeps_it(with_loss: bool) -> None:
-    model = make_model(num_classes=5, depth=1, router_noise_std=0.0, router_aux_loss_coef=0.3).train()
-    model.model.set_experts_implementation("dense")  # no size that depends on the data: one graph
+@pytest.mark.parametrize(("experts", "with_loss"), [("eager", False), ("dense", False), ("dense", True)])
+def test_a_compiled_model_keeps_it(experts: str, with_loss: bool) -> None:
+    model = make_model(num_classes=5, depth=2, router_noise_std=0.0, router_aux_loss_coef=0.3).train()
+    model.model.set_experts_implementation(experts)
+    one_graph = experts == "dense"  # no size that depends on the data
     expected = expected_gradients(model, LOSSES["cross-entropy"])
 
     def main(x: Tensor) -> Tensor:
@@ -514,9 +515,13 @@ def test_a_compiled_model_keeps_it(with_loss: bool) -> None:
     if with_loss:
         torch.compile(main, backend="aot_eager", fullgraph=True)(images()).backward()
     else:
-        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=one_graph)
         cross_entropy(compiled(images()), LABELS).backward()
     assert_same(gradients(model), expected)
+
+
+def test_a_size_keeps_its_type() -> None:
+    assert type(make_model(num_classes=5).train()(images()).shape) is torch.Size
 
 
 def test_evaluation_returns_plain_tensors() -> None:

@@ -66,8 +66,10 @@ class Experts(nn.Module):
         Returns:
             [T, D].
         """
-        if slices is None:
-            slices = []
+        return self._sorted(hidden_states, top_k_index, top_k_weights, [] if slices is None else slices)
+
+    @torch.compiler.disable  # its shapes depend on the data
+    def _sorted(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor, slices: list) -> Tensor:
         if not slices:
             stacks = (self.up_proj, self.up_proj_bias, self.down_proj, self.down_proj_bias)
             dtype = stacks[0].dtype

@@ -69,6 +69,8 @@ class WithBalance(Tensor):
             results = func(*args, **kwargs)
             sources = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, WithBalance)]
             losses = {id(loss): loss for source in sources for loss in source.carried}
+            if isinstance(results, torch.Size):  # to tree_map a tuple
+                return results
             return tree_map(lambda result: _carry(result, *losses.values()), results)
 
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, BertModel
 
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 2}
+SIZES |= {"vocab_size": 50, "max_position_embeddings": 16}
 KEY = "encoder.layer.0.attention.self.query.weight"
 
 
@@ -18,8 +21,7 @@ KEY = "encoder.layer.0.attention.self.query.weight"
 def bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small BERT in the folder `bert` of the current one."""
     monkeypatch.chdir(tmp_path)
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 2}
-    BertModel(BertConfig(**sizes, vocab_size=50, max_position_embeddings=16)).save_pretrained("bert")
+    BertModel(BertConfig(**SIZES)).save_pretrained("bert")
     return Path("bert")
 
 
@@ -38,6 +40,10 @@ def with_weights(**changed: torch.Tensor | None) -> Callable[[Path], None]:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     return change
+
+
+def another(model_class: Any, **fields: Any) -> Callable[[Path], None]:
+    return lambda folder: model_class(BertConfig(**SIZES, **fields)).save_pretrained(folder)
 
 
 def as_a_pickle(content: Any = None) -> Callable[[Path], None]:
@@ -77,9 +83,14 @@ def plain_program(folder: Path) -> None:
         (described_as(architectures=["BertForTokenClassification"]), [], ["BertForTokenClassification", "BertModel"]),
         (with_weights(query=None), [], ["bert is incomplete", KEY]),
         (with_weights(query=torch.zeros(3, 3)), [], ["bert is damaged", KEY, "[3, 3]", "[32, 32]"]),
+        (with_weights(query=torch.full((32, 32), torch.nan)), [], ["no finite numbers", "attentions.0.q_proj.weight"]),
+        (described_as(num_hidden_layers=1), [], ["bert is damaged", "no block for", "encoder.layer.1."]),
+        (described_as(hidden_act="nope"), [], ["bert/config.json has an unknown value: 'nope'"]),
+        (another(BertForQuestionAnswering, num_labels=5), [], ["shape [5, 32] where span.weight of ours has [2, 32]"]),
+        (another(BertForSequenceClassification, problem_type="multi_label_classification"), [], ["features"]),
         (as_a_pickle(), [], ["pickle", "--allow-pickle"]),
-        (program, ["--allow-pickle"], ["bert cannot be loaded"]),
-        (plain_program, ["--allow-pickle"], ["bert cannot be loaded"]),
+        (program, ["--allow-pickle"], ["bert cannot be loaded: its pickle holds more than weights"]),
+        (plain_program, ["--allow-pickle"], ["bert cannot be loaded: its pickle holds more than weights"]),
         (cut, [], ["bert cannot be loaded"]),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 300), [], ["bert cannot be loaded"]),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), [], ["bert cannot be loaded"]),
@@ -99,6 +110,29 @@ def test_one_line_and_no_folder(
     assert result.err.startswith("widenet: ") and result.err.count("\n") == 1
     assert all(words in result.err for words in named), result.err
     assert not Path("wide").exists() and not Path("executed").exists()
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_a_full_disk_leaves_nothing(
+    was_there: bool, bert: Path, widenet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise SafetensorError("No space left on device")
+
+    if was_there:
+        Path("wide").mkdir()
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    result = widenet("widen", "bert", "--output", "wide")
+    assert (result.code, result.err) == (2, "widenet: wide cannot be written: No space left on device\n")
+    assert Path("wide").is_dir() is was_there and not any(Path("wide").glob("*"))
+
+
+def test_several_labels_for_a_text_are_left_out_when_that_is_asked_for(
+    bert: Path, widenet: Callable[..., Any]
+) -> None:
+    another(BertForSequenceClassification, problem_type="multi_label_classification")(bert)
+    result = widenet("widen", "bert", "--task", "features", "--output", "wide")
+    assert (result.code, result.err) == (0, "")
 
 
 def test_a_pickle_of_weights_is_read_when_it_is_asked_for(bert: Path, widenet: Callable[..., Any]) -> None:

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from widenet.checkpoints.dense import to_transformers
 from widenet.checkpoints.export import OnnxModel, export_onnx
+from widenet.checkpoints.sources import from_dense
 from widenet.errors import WideNetError
 from widenet.presets import create_model
 from widenet.recipes import load_recipe
@@ -272,8 +274,15 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_dense_model_of_others(tmp_path: Path) -> None:
+    theirs = to_transformers(a_model("bert-tiny", "features"))
+    theirs.save_pretrained(tmp_path / "bert")
+    file = export_onnx(tmp_path / "bert", tmp_path / "bert.onnx")
+    assert difference(from_dense(theirs).eval(), file, texts(from_dense(theirs), 3, 7)) < 1e-5
+
+
 def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(WideNetError, match="Linear is no model of this package"):
+    with pytest.raises(WideNetError, match="Linear is no architecture that can be read"):
         export_onnx(nn.Linear(2, 2), tmp_path / "model.onnx")
     monkeypatch.setattr("widenet.checkpoints.export.LARGEST", 100)
     with pytest.raises(WideNetError, match="bytes of weights; one ONNX file holds at most 100"):

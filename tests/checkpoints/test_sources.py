@@ -464,6 +464,7 @@ def test_other_architectures() -> None:
     for model, name in ((gpt, "GPT2Model"), (resnet, "ResNet"), (nn.Linear(2, 2), "Linear")):
         assert name in refusal(from_dense, model)
     assert "mixtures" in refusal(from_dense, create_model("widenet-digits"))
+    assert "int is no architecture" in refusal(from_dense, 7)
 
 
 # ---- a real checkpoint ----

@@ -17,6 +17,8 @@ from widenet.presets import build_config
 from widenet.text import WideNetForSequenceClassification, WideNetTextModel
 from widenet.vision import WideNetForImageClassification
 
+SEVERAL_LABELS = "multi_label_classification"  # a problem_type for which there is no head here
+
 
 def from_transformers(model: PreTrainedModel) -> WideNetPreTrainedModel:
     """Return our model of the same function as a BERT, ALBERT, ViT or DeiT of transformers, its weights copied.
@@ -157,6 +159,11 @@ def _labels(our_class: type[PreTrainedModel], config: Any) -> dict[str, Any]:
     if issubclass(our_class, WideNetForSequenceClassification | WideNetForImageClassification):
         names = ["id2label", "label2id"]
     if issubclass(our_class, WideNetForSequenceClassification):
+        if (problem := getattr(config, "problem_type", None)) == SEVERAL_LABELS:
+            raise WideNetError(
+                f"problem_type={problem} cannot be read: a text has one label; read it without the head: "
+                "task='features'"
+            )
         names.append("problem_type")
     return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
 
@@ -197,6 +204,9 @@ def load(model: nn.Module, state: dict[str, Tensor], like: nn.Module, partial: b
         state: complete, but that a projection without a bias (``qkv_bias=False``) gets one of zeros.
         like: the other model.
         partial: load only what both have.
+
+    Raises:
+        WideNetError: a weight of the state has another shape than the model's.
     """
     if partial:
         own = model.state_dict()
@@ -206,5 +216,9 @@ def load(model: nn.Module, state: dict[str, Tensor], like: nn.Module, partial: b
     for key, value in model.state_dict().items():
         if key not in state and key.endswith("_proj.bias"):
             state[key] = torch.zeros_like(value)
+        if key in state and state[key].shape != value.shape:
+            raise WideNetError(
+                f"the source has the shape {[*state[key].shape]} where {key} of ours has {[*value.shape]}"
+            )
     model.load_state_dict(state)
     model.train(like.training)

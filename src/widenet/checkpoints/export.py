@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from widenet.checkpoints.sources import read_source
+from widenet.checkpoints.sources import from_dense, read_source
 from widenet.config import WideNetConfig, WideNetVisionConfig
 from widenet.encoder import Attention, FeedForward, WideNetPreTrainedModel
 from widenet.errors import WideNetError
@@ -44,7 +44,8 @@ def export_onnx(
     outputs, which are those of plain inference: ``logits``, ``start_logits`` and so on (``outputs.py``).
 
     Args:
-        model_or_path: a model of this package, dense or not, or the run or model folder of one.
+        model_or_path: a model of this package, dense or not, or the run or model folder of one; or a dense one, as
+            for :func:`from_dense`, but no public name.
         output: the file, ``*.onnx``.
         int8: store the weights of attentions, feed-forwards and experts as 8-bit integers and multiply in 8 bits.
             Word embeddings are stored so too, unless a masked-LM head has them as its decoder. Routers, LayerNorms
@@ -55,8 +56,8 @@ def export_onnx(
         The file.
 
     Raises:
-        WideNetError: the folder cannot be read or holds no model of this package, the file exists already or
-            cannot be written, the model is too large for one file, or a package for exporting is missing.
+        WideNetError: the folder cannot be read or holds a model of another architecture, the file exists already
+            or cannot be written, the model is too large for one file, or a package for exporting is missing.
     """
     output = Path(output)
     _check_output(output, overwrite)
@@ -68,7 +69,7 @@ def export_onnx(
             raise WideNetError(f"model folder {source} does not exist")
         source = read_source(Path(source))
     if not isinstance(source, WideNetPreTrainedModel):
-        raise WideNetError(f"{type(source).__name__} is no model of this package; widenet.from_dense makes it one")
+        source = from_dense(source)
     size = 4 * sum(parameter.numel() for parameter in source.parameters())
     if size > LARGEST:
         raise WideNetError(f"the model has {size:,} bytes of weights; one ONNX file holds at most {LARGEST:,}")

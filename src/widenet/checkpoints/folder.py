@@ -1,6 +1,7 @@
 """Model folders in Hugging Face format: loading them, and adapting them to new data."""
 
 import json
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ HEADS: dict[str, type[WideNetPreTrainedModel]] = {
     "question-answering": WideNetForQuestionAnswering,
 }
 TEXT_HEADS = ("masked_lm.", "sentence_order.", "classifier.", "span.", "model.pooler.")
+_OF_BLOCKS = re.compile(r"(^|\.)(encoder|layer|layers)\.")
 POSITIONS = "model.embeddings.position_embeddings"
 
 
@@ -85,9 +87,11 @@ def read_folder(folder: Path, model_class: Any, fresh: tuple[str, ...], **option
         loaded = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     except (
         *(SafetensorError, StrictDataclassError, UnpicklingError),
-        *(OSError, ValueError, TypeError, RuntimeError, AttributeError),
+        *(OSError, ValueError, TypeError, RuntimeError, AttributeError, KeyError),
     ) as error:
-        raise WideNetError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        if isinstance(error, KeyError):  # an activation, for example
+            raise WideNetError(f"{folder}/config.json has an unknown value: {error}") from error
+        raise WideNetError(f"{folder} cannot be loaded: {reason(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
     model, info = loaded
@@ -99,11 +103,20 @@ def read_folder(folder: Path, model_class: Any, fresh: tuple[str, ...], **option
         raise WideNetError(
             f"{folder} is damaged: {key} has the shape {[*stored]}, but config.json asks for {[*expected]}"
         )
+    beyond = sorted(key for key in info["unexpected_keys"] if "config" not in options and _OF_BLOCKS.search(key))
+    if beyond:
+        raise WideNetError(f"{folder} is damaged: it has weights that config.json has no block for, first {beyond[0]}")
     missing = sorted(info["missing_keys"])
     if lacking := [key for key in missing if not key.startswith(fresh)]:
         more = f" and {len(lacking) - 6} more" if len(lacking) > 6 else ""
         raise WideNetError(f"{folder} is incomplete: it lacks the weights {', '.join(lacking[:6])}{more}")
     return model, missing
+
+
+def reason(error: Exception) -> str:
+    """Return what an exception of loading says, in a line, without the advice to run what a pickle holds."""
+    text = " ".join(str(error).split())
+    return "its pickle holds more than weights, or is damaged" if "weights_only" in text else text[:300]
 
 
 def task_of(folder: Path) -> str:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from widenet.checkpoints.dense import from_transformers, load
-from widenet.checkpoints.folder import read_description, read_folder
+from widenet.checkpoints.dense import SEVERAL_LABELS, from_transformers, load
+from widenet.checkpoints.folder import read_description, read_folder, reason
 from widenet.checkpoints.layouts import LAYOUTS
 from widenet.checkpoints.timm_vit import from_timm
 from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
@@ -52,6 +52,8 @@ def from_dense(
             or variant that has no counterpart here.
     """
     source: Any = model_or_path
+    if not isinstance(source, nn.Module | str | Path):
+        raise _unsupported(type(source).__name__)
     if not isinstance(source, nn.Module):
         source = read_source(find_source(source), task, allow_pickle)
     if isinstance(source, WideNetPreTrainedModel):
@@ -60,7 +62,8 @@ def from_dense(
         ours = deepcopy(source)
     elif isinstance(source, PreTrainedModel):
         classes = [model_class for layout in LAYOUTS.values() for model_class in layout.models]
-        if task is not None and type(source) not in classes and type(source.base_model) in classes:
+        lacking = type(source) not in classes or getattr(source.config, "problem_type", None) == SEVERAL_LABELS
+        if task is not None and lacking and type(source.base_model) in classes:
             source = source.base_model  # a head that we lack, and that need not be kept
         if type(source) not in classes and source.config.model_type not in LAYOUTS:
             raise _unsupported(type(source).__name__)
@@ -181,7 +184,7 @@ def _read_timm(folder: Path, described: dict[str, Any], pickled: bool) -> nn.Mod
         state = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
         model.load_state_dict(state)
     except (SafetensorError, UnpicklingError, OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise WideNetError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise WideNetError(f"{folder} cannot be loaded: {reason(error)}") from error
     return model.eval()
 
 

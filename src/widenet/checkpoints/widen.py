@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Iterable, Sequence
 from inspect import signature
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, rmtree
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import ViTImageProcessor
 
@@ -112,6 +113,9 @@ def widen(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         dense = from_dense(model_or_path, task, allow_pickle=allow_pickle)
+        for name, parameter in dense.named_parameters():
+            if not parameter.isfinite().all():
+                raise WideNetError(f"the source has weights that are no finite numbers: {name}")
         old = dense.config
         B = old.num_hidden_layers
         g = B if group_size is None else group_size
@@ -167,6 +171,7 @@ def widen_folder(source: str | Path, output: Path, *args: Any, **options: Any) -
     folder = find_source(source)
     model = read_source(folder, options.get("task"), options.get("allow_pickle", False))
     dense, wide = from_dense(model, options.get("task")), widen(model, *args, **options)
+    was_there = output.is_dir()
     try:
         wide.save_pretrained(output)
         for name in PROCESSOR_FILES:
@@ -178,8 +183,13 @@ def widen_folder(source: str | Path, output: Path, *args: Any, **options: Any) -
         arguments.apply_defaults()
         files = [name for name in PROCESSOR_FILES if (output / name).is_file()]
         save_card(widened_card(wide, dense, folder, arguments.arguments, files), output)
-    except OSError as error:
-        raise WideNetError(f"{output} cannot be written: {error.strerror or error}") from error
+    except BaseException as error:  # Ctrl-C, too
+        rmtree(output, ignore_errors=True)
+        if was_there:
+            output.mkdir(exist_ok=True)
+        if isinstance(error, OSError | SafetensorError):
+            raise WideNetError(f"{output} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        raise
     counts = {}
     for name, each in (("source", dense), ("widened", wide)):
         counts[name] = {"parameters": _count(each), "encoder": _count(_encoder(each))}
