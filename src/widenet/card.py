@@ -105,10 +105,14 @@ def license_of(source: str | Path) -> dict[str, Any]:
     return {key: found[key] for key in ("license", "license_name", "license_link") if found.get(key)}
 
 
+def is_public(source: str) -> bool:
+    """Whether this is the OWNER/NAME of a model or data set on the hub, rather than a path here."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and not Path(source).expanduser().exists()
+
+
 def base_model_of(source: str) -> dict[str, Any]:
-    """Return what a model was made of as a field of ``ModelCardData``, if it has a public name; folders have none."""
-    is_public = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).expanduser().exists()
-    return {"base_model": source} if is_public else {}
+    """Return what a model was made of as a field of ``ModelCardData``; nothing where that is a folder or a preset."""
+    return {"base_model": source} if is_public(source) else {}
 
 
 # ---- from a model alone ----

@@ -68,7 +68,7 @@ class Experts(nn.Module):
         """
         return self._sorted(hidden_states, top_k_index, top_k_weights, [] if slices is None else slices)
 
-    @torch.compiler.disable  # its shapes depend on the data
+    @torch.compiler.disable  # its shapes depend on the data; on forward the mark would pass to the other backends
     def _sorted(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor, slices: list) -> Tensor:
         if not slices:
             stacks = (self.up_proj, self.up_proj_bias, self.down_proj, self.down_proj_bias)

@@ -19,6 +19,7 @@ from widenet.card import (
     PLACE,
     base_model_of,
     describe,
+    is_public,
     license_of,
     loading,
     make_card,
@@ -104,8 +105,7 @@ def _results(metrics: dict[str, Any], pipeline: str) -> tuple[str | None, list[E
     split = metrics.get("split") or {}
     source = str(split.get("source"))
     name, _, config = source.removeprefix("hf:").partition(":")
-    is_local = Path(source).expanduser().exists()
-    hub = name if not is_local and (source.startswith("hf:") or re.fullmatch(r"[\w.-]+/[\w.-]+", name)) else None
+    hub = name if source.startswith("hf:") or is_public(name) else None
     name = hub or Path(source).name
     parts, names = measured(metrics)
     return hub, [

@@ -17,8 +17,6 @@ from widenet.presets import build_config
 from widenet.text import WideNetForSequenceClassification, WideNetTextModel
 from widenet.vision import WideNetForImageClassification
 
-SEVERAL_LABELS = "multi_label_classification"  # a problem_type for which there is no head here
-
 
 def from_transformers(model: PreTrainedModel) -> WideNetPreTrainedModel:
     """Return our model of the same function as a BERT, ALBERT, ViT or DeiT of transformers, its weights copied.
@@ -159,7 +157,7 @@ def _labels(our_class: type[PreTrainedModel], config: Any) -> dict[str, Any]:
     if issubclass(our_class, WideNetForSequenceClassification | WideNetForImageClassification):
         names = ["id2label", "label2id"]
     if issubclass(our_class, WideNetForSequenceClassification):
-        if (problem := getattr(config, "problem_type", None)) == SEVERAL_LABELS:
+        if (problem := getattr(config, "problem_type", None)) == "multi_label_classification":
             raise WideNetError(
                 f"problem_type={problem} cannot be read: a text has one label; read it without the head: "
                 "task='features'"

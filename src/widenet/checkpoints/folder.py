@@ -87,11 +87,11 @@ def read_folder(folder: Path, model_class: Any, fresh: tuple[str, ...], **option
         loaded = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     except (
         *(SafetensorError, StrictDataclassError, UnpicklingError),
-        *(OSError, ValueError, TypeError, RuntimeError, AttributeError, KeyError),
+        *(OSError, ValueError, TypeError, RuntimeError, AttributeError),
     ) as error:
-        if isinstance(error, KeyError):  # an activation, for example
-            raise WideNetError(f"{folder}/config.json has an unknown value: {error}") from error
         raise WideNetError(f"{folder} cannot be loaded: {reason(error)}") from error
+    except KeyError as error:  # an activation, for example
+        raise WideNetError(f"{folder}/config.json has an unknown value: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
     model, info = loaded
@@ -103,8 +103,8 @@ def read_folder(folder: Path, model_class: Any, fresh: tuple[str, ...], **option
         raise WideNetError(
             f"{folder} is damaged: {key} has the shape {[*stored]}, but config.json asks for {[*expected]}"
         )
-    beyond = sorted(key for key in info["unexpected_keys"] if "config" not in options and _OF_BLOCKS.search(key))
-    if beyond:
+    beyond = sorted(filter(_OF_BLOCKS.search, info["unexpected_keys"]))
+    if beyond and "config" not in options:
         raise WideNetError(f"{folder} is damaged: it has weights that config.json has no block for, first {beyond[0]}")
     missing = sorted(info["missing_keys"])
     if lacking := [key for key in missing if not key.startswith(fresh)]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from widenet.checkpoints.dense import SEVERAL_LABELS, from_transformers, load
+from widenet.checkpoints.dense import from_transformers, load
 from widenet.checkpoints.folder import read_description, read_folder, reason
 from widenet.checkpoints.layouts import LAYOUTS
 from widenet.checkpoints.timm_vit import from_timm
@@ -62,9 +62,9 @@ def from_dense(
         ours = deepcopy(source)
     elif isinstance(source, PreTrainedModel):
         classes = [model_class for layout in LAYOUTS.values() for model_class in layout.models]
-        lacking = type(source) not in classes or getattr(source.config, "problem_type", None) == SEVERAL_LABELS
-        if task is not None and lacking and type(source.base_model) in classes:
-            source = source.base_model  # a head that we lack, and that need not be kept
+        without_head = task == "features" or (task is not None and type(source) not in classes)
+        if without_head and type(source.base_model) in classes:
+            source = source.base_model
         if type(source) not in classes and source.config.model_type not in LAYOUTS:
             raise _unsupported(type(source).__name__)
         ours = from_transformers(source)
