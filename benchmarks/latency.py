@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 import widenet
-from widenet.checkpoints.export import export_onnx
-from widenet.checkpoints.sources import read_source
+from widenet.convert.export import export_onnx
+from widenet.convert.sources import read_source
 
 
 def make_inputs(config: Any, size: int, tokens: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from widenet import WideNetTextConfig, create_config
-from widenet.analysis.tables import describe_paper, describe_presets
+from widenet.models.tables import describe_paper, describe_presets
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -15,24 +15,24 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from widenet.checkpoints.dense import to_transformers
-from widenet.checkpoints.export import export_onnx
-from widenet.checkpoints.sources import from_dense
-from widenet.checkpoints.timm_vit import to_timm
-from widenet.checkpoints.widen import widen
 from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
+from widenet.convert.dense import to_transformers
+from widenet.convert.export import export_onnx
+from widenet.convert.sources import from_dense
+from widenet.convert.timm_vit import to_timm
+from widenet.convert.widen import widen
 from widenet.errors import WideNetError
-from widenet.presets import create_config, create_model, list_models
-from widenet.routing import Routing
-from widenet.text import (
+from widenet.models.presets import create_config, create_model, list_models
+from widenet.models.text import (
     WideNetForMaskedLM,
     WideNetForPreTraining,
     WideNetForQuestionAnswering,
     WideNetForSequenceClassification,
     WideNetTextModel,
 )
-from widenet.timm_models import WideNetTimmModel
-from widenet.vision import WideNetForImageClassification, WideNetVisionModel
+from widenet.models.timm import WideNetTimmModel
+from widenet.models.vision import WideNetForImageClassification, WideNetVisionModel
+from widenet.nn.routing import Routing
 
 __version__ = "0.1.0"
 

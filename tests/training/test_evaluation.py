@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from widenet.data.batches import make_processor
-from widenet.data.images import ArrayImages, ImageData, ImageSet, load_images
+from widenet.data.images.batches import make_processor
+from widenet.data.images.load import ArrayImages, ImageData, ImageSet, load_images
 from widenet.errors import WideNetError
-from widenet.presets import create_config
+from widenet.models.presets import create_config
+from widenet.models.vision import WideNetForImageClassification
 from widenet.recipes import load_recipe
+from widenet.tasks.images import ImageClassification
 from widenet.training.evaluation import evaluate_run
 from widenet.training.run import train
-from widenet.training.tasks.images import ImageClassification
-from widenet.vision import WideNetForImageClassification
 
 TINY = [
     "model.image_size=8",

@@ -19,17 +19,17 @@ from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from widenet.checkpoints.folder import load_model
-from widenet.data.images import ArrayImages
+from widenet.convert.folder import load_model
+from widenet.data.images.load import ArrayImages
 from widenet.errors import WideNetError
+from widenet.models.vision import WideNetForImageClassification
 from widenet.recipes import Recipe, load_recipe
-from widenet.training.folder import last_checkpoint
+from widenet.runs.folder import last_checkpoint
+from widenet.tasks import images as images_module
+from widenet.tasks.images import ImageClassification
 from widenet.training.progress import ProgressLine
 from widenet.training.run import Interrupted, train
-from widenet.training.tasks import images as images_module
-from widenet.training.tasks.images import ImageClassification
 from widenet.training.trainer import Clock, TaskTrainer
-from widenet.vision import WideNetForImageClassification
 
 # 5 steps an epoch; every kind of randomness that a step can have
 IMAGE = ["model.image_size=8", "model.patch_size=2"]

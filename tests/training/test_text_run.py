@@ -23,26 +23,26 @@ from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering, pi
 from transformers.utils import logging
 
 import widenet_cli
-from widenet.analysis.report.words import metric
-from widenet.checkpoints.folder import load_model
-from widenet.data.questions import load_questions
-from widenet.data.tokenizer import load_tokenizer, train_wordpiece
+from widenet.convert.folder import load_model
+from widenet.data.text.questions import load_questions
+from widenet.data.text.tokenizer import load_tokenizer, train_wordpiece
 from widenet.errors import WideNetError
-from widenet.predict import predict_answers, predict_masks, predict_texts
+from widenet.models.text import WideNetForPreTraining, WideNetForQuestionAnswering
 from widenet.recipes import Recipe, load_recipe
-from widenet.text import WideNetForPreTraining, WideNetForQuestionAnswering
-from widenet.training.answers import squad_scores
+from widenet.reports.words import metric
+from widenet.runs.folder import last_checkpoint
+from widenet.runs.predict import predict_answers, predict_masks, predict_texts
+from widenet.tasks import TASKS
+from widenet.tasks.base import RoutingTally
+from widenet.tasks.pretraining import Pretraining
+from widenet.tasks.sentences import SentenceClassification
+from widenet.tasks.squad import squad_scores
 from widenet.training.evaluation import evaluate_run
-from widenet.training.folder import last_checkpoint
 from widenet.training.run import Interrupted, train
 from widenet.training.seeds import train_seeds
-from widenet.training.tasks import TASKS
-from widenet.training.tasks.base import RoutingTally
-from widenet.training.tasks.pretraining import Pretraining
-from widenet.training.tasks.sentences import SentenceClassification
 from widenet.training.trainer import Clock
 
-BOOK = Path(__file__).parent.parent / "data/files/northanger.txt"
+BOOK = Path(__file__).parent.parent / "files/northanger.txt"
 # every kind of randomness that a step can have
 SMALL = [
     *("model=widenet-text-tiny", "model.hidden_size=32", "model.num_attention_heads=2", "model.embedding_size=16"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerControl, TrainerState
 
-from widenet.presets import create_model
+from widenet.models.presets import create_model
 from widenet.recipes import TrainingSection
 from widenet.training import trainer as trainer_module
 from widenet.training.trainer import Clock, Meter, make_optimizer, make_scheduler, parameter_groups

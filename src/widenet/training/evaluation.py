@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from widenet.analysis.compare import read_metrics
-from widenet.checkpoints.folder import task_of
+from widenet.convert.folder import task_of
 from widenet.errors import WideNetError
 from widenet.recipes import build_recipe
-from widenet.training.folder import read_recipe, write_json
-from widenet.training.tasks import TASKS
+from widenet.runs.compare import read_metrics
+from widenet.runs.folder import read_recipe, write_json
+from widenet.tasks import TASKS
 
 
 def evaluate_run(run: Path, overrides: list[str], output: Path | None = None) -> dict[str, Any]:

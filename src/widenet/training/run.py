@@ -34,13 +34,13 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 import widenet
-from widenet.analysis.card import write_card
-from widenet.analysis.counts import count
 from widenet.errors import WideNetError
+from widenet.models.counts import count
 from widenet.recipes import Recipe, TextSection
-from widenet.training.folder import last_checkpoint, read_recipe, relocate, write_json
+from widenet.reports.card import write_card
+from widenet.runs.folder import last_checkpoint, read_recipe, relocate, write_json
+from widenet.tasks import TASKS, Task
 from widenet.training.progress import ProgressLine
-from widenet.training.tasks import TASKS, Task
 from widenet.training.trainer import TaskTrainer
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
-from widenet.analysis.compare import read_metrics
 from widenet.errors import WideNetError
 from widenet.recipes import Recipe
-from widenet.training.folder import last_checkpoint, write_json
+from widenet.runs.compare import read_metrics
+from widenet.runs.folder import last_checkpoint, write_json
 from widenet.training.run import check_same_recipe, train
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from widenet.data.batches import as_is
+from widenet.data.images.batches import as_is
 from widenet.recipes import TrainingSection
-from widenet.training.tasks import Task
+from widenet.tasks import Task
 
 
 @dataclass

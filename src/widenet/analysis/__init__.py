@@ -1,1 +1,0 @@
-"""What a model costs and what a run shows: counts, the paper's tables, reports."""

@@ -1,1 +1,0 @@
-"""Model folders: loading, adapting to new data."""

@@ -1,0 +1,1 @@
+"""Models in and out: dense checkpoints, widening, model folders, ONNX."""

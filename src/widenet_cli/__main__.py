@@ -1,0 +1,6 @@
+"""``python -m widenet_cli``."""
+
+from widenet_cli import main
+
+if __name__ == "__main__":
+    main()
