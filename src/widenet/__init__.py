@@ -5,16 +5,7 @@ Importing the package registers its models with transformers' Auto classes, so t
 models with timm, so that ``timm.create_model("widenet_base_patch16_224")`` does.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-)
-
+from widenet import tasks as tasks  # a task registers its model class
 from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.convert.dense import to_transformers
 from widenet.convert.export import export_onnx
@@ -60,14 +51,3 @@ __all__ = [
     "to_transformers",
     "widen",
 ]
-
-AutoConfig.register("widenet_vision", WideNetVisionConfig, exist_ok=True)
-AutoModel.register(WideNetVisionConfig, WideNetVisionModel, exist_ok=True)
-AutoModelForImageClassification.register(WideNetVisionConfig, WideNetForImageClassification, exist_ok=True)
-
-AutoConfig.register("widenet_text", WideNetTextConfig, exist_ok=True)
-AutoModel.register(WideNetTextConfig, WideNetTextModel, exist_ok=True)
-AutoModelForPreTraining.register(WideNetTextConfig, WideNetForPreTraining, exist_ok=True)
-AutoModelForMaskedLM.register(WideNetTextConfig, WideNetForMaskedLM, exist_ok=True)
-AutoModelForSequenceClassification.register(WideNetTextConfig, WideNetForSequenceClassification, exist_ok=True)
-AutoModelForQuestionAnswering.register(WideNetTextConfig, WideNetForQuestionAnswering, exist_ok=True)

@@ -15,7 +15,8 @@ from transformers import AutoModelForImageClassification
 import widenet
 from widenet.convert.widen import widen_folder
 from widenet.models.card import card_for, license_of, model_card, save_card
-from widenet.models.presets import create_model, list_models, tasks_of
+from widenet.models.heads import config_classes, heads_of
+from widenet.models.presets import create_config, create_model, list_models
 
 NAME = "somebody/model"
 
@@ -66,7 +67,7 @@ def snippet(card: ModelCard) -> str:
 @pytest.mark.parametrize("name", [name for name in list_models() if name.endswith(("-tiny", "-digits"))])
 def test_the_card_of_a_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for task in tasks_of(type(create_model(name).config)):
+    for task in heads_of(type(create_config(name))):
         model: Any = create_model(name, task)
         model.save_pretrained(tmp_path)
         card = ModelCard.load(save_card(model_card(model), tmp_path))
@@ -192,9 +193,10 @@ def test_the_card_of_a_folder_goes_with_its_weights_alone(hub: Hub, tmp_path: Pa
 
 
 def test_every_class_with_a_card_is_public() -> None:
-    from widenet.models.card import PIPELINES
-
-    assert all(hasattr(widenet, name) for name in PIPELINES)
+    heads = [head for config_class in config_classes().values() for head in heads_of(config_class).values()]
+    ours = [head for head in heads if head.model_class.__module__.startswith("widenet.")]
+    assert ours and all(head.pipeline for head in ours)
+    assert all(getattr(widenet, head.model_class.__name__) is head.model_class for head in ours)
 
 
 def test_the_license_of_a_downloaded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

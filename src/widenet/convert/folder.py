@@ -15,22 +15,12 @@ from transformers.utils import logging
 
 from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.errors import WideNetError
+from widenet.models.heads import Head, config_classes, heads_of
 from widenet.models.presets import build_config, own_fields
 from widenet.models.pretrained import WideNetPreTrainedModel
-from widenet.models.text import (
-    WideNetForPreTraining,
-    WideNetForQuestionAnswering,
-    WideNetForSequenceClassification,
-    WideNetTextPreTrainedModel,
-)
+from widenet.models.text import WideNetForSequenceClassification, WideNetTextPreTrainedModel
 from widenet.models.vision import WideNetForImageClassification
 
-HEADS: dict[str, type[WideNetPreTrainedModel]] = {
-    "image-classification": WideNetForImageClassification,
-    "pretraining": WideNetForPreTraining,
-    "text-classification": WideNetForSequenceClassification,
-    "question-answering": WideNetForQuestionAnswering,
-}
 TEXT_HEADS = ("masked_lm.", "sentence_order.", "classifier.", "span.", "model.pooler.")
 _OF_BLOCKS = re.compile(r"(^|\.)(encoder|layer|layers)\.")
 POSITIONS = "model.embeddings.position_embeddings"
@@ -123,14 +113,23 @@ def task_of(folder: Path) -> str:
     """Return the task that the model in a folder was made for, by its class.
 
     Raises:
-        WideNetError: the folder is missing or damaged, or holds no model of ours with a head.
+        WideNetError: the folder is missing or damaged, or holds no model of ours.
     """
-    names = _describe(folder, *{model_class.config_class.model_type for model_class in HEADS.values()})
-    name = (names.get("architectures") or ["no class"])[0]
-    tasks = {model_class.__name__: task for task, model_class in HEADS.items()}
-    if name not in tasks:
-        raise WideNetError(f"{folder}/config.json names {name}; models for a task are {', '.join(tasks)}")
-    return tasks[name]
+    return head_in(folder, _describe(folder, *config_classes())).name
+
+
+def head_in(folder: Path, described: dict[str, Any]) -> Head:
+    """Return the head that the ``config.json`` of a model of ours names.
+
+    Raises:
+        WideNetError: it names no class that is registered for its ``model_type``.
+    """
+    name = (described.get("architectures") or ["no class"])[0]
+    heads = heads_of(config_classes()[described["model_type"]]).values()
+    classes = {head.model_class.__name__: head for head in heads}
+    if name not in classes:
+        raise WideNetError(f"{folder}/config.json names {name}; models of ours are {', '.join(classes)}")
+    return classes[name]
 
 
 def read_description(folder: Path) -> dict[str, Any]:

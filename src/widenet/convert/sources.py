@@ -1,11 +1,10 @@
 """Where dense models come from: a model, a folder or a public name, of transformers, of timm or of our own."""
 
 import re
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -15,18 +14,17 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
+from widenet.config import WideNetVisionConfig
 from widenet.convert.dense import from_transformers, load
-from widenet.convert.folder import read_description, read_folder, reason
+from widenet.convert.folder import head_in, read_description, read_folder, reason
 from widenet.convert.layouts import LAYOUTS
 from widenet.convert.timm_vit import from_timm
 from widenet.errors import WideNetError, unknown
-from widenet.models.presets import tasks_of
+from widenet.models.heads import config_classes, heads_of
 from widenet.models.pretrained import WideNetPreTrainedModel
 from widenet.models.text import WideNetTextModel
 
 SUPPORTED = "BERT, ALBERT, ViT and DeiT of transformers, ViT (vit_*) of timm, and this package's dense models"
-_OURS = {config.model_type: config for config in (WideNetTextConfig, WideNetVisionConfig)}
 _WEIGHTS, _PICKLES = "model*.safetensors", "pytorch_model*.bin"
 _DOWNLOADED = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]  # whose card may name a license
 
@@ -118,17 +116,14 @@ def read_source(folder: Path, task: str | None = None, allow_pickle: bool = Fals
         )
     if is_timm:
         return _read_timm(folder, described, pickled)
-    name = (described.get("architectures") or ["no class"])[0]
-    if model_type in _OURS:
-        classes: dict[str, Any] = {cls.__name__: cls for cls in tasks_of(_OURS[model_type]).values()}
-        if name not in classes:
-            raise WideNetError(f"{folder}/config.json names {name}; models of ours are {', '.join(classes)}")
-        fresh = ("pooler.",) if classes[name] is WideNetTextModel else ()
-        model, missing = read_folder(folder, classes[name], fresh)
+    if model_type in config_classes():
+        model_class = head_in(folder, described).model_class
+        fresh = ("pooler.",) if model_class is WideNetTextModel else ()
+        model, missing = read_folder(folder, model_class, fresh)
         if missing:  # saved without one
             model.pooler = None
         return model
-    return _read_transformers(folder, model_type, name, task, pickled)
+    return _read_transformers(folder, described, task, pickled)
 
 
 def reads_images(folder: Path) -> bool:
@@ -138,14 +133,15 @@ def reads_images(folder: Path) -> bool:
         WideNetError: the folder holds no model that can be read.
     """
     described = _described(folder)
-    return _is_timm(described) or described["model_type"] in ("vit", "deit", WideNetVisionConfig.model_type)
+    configs = config_classes() | {name: layout.our_config for name, layout in LAYOUTS.items()}
+    return _is_timm(described) or issubclass(configs[described["model_type"]], WideNetVisionConfig)
 
 
 def _described(folder: Path) -> dict[str, Any]:
     """Return the ``config.json`` of a model of transformers, of timm or of ours."""
     described = read_description(folder)
     model_type = described.get("model_type")
-    if not _is_timm(described) and model_type not in (*_OURS, *LAYOUTS):
+    if not _is_timm(described) and model_type not in (*config_classes(), *LAYOUTS):
         raise _unsupported(f"{model_type!r} in {folder}")
     return described
 
@@ -154,9 +150,10 @@ def _is_timm(described: dict[str, Any]) -> bool:
     return described.get("model_type") is None and isinstance(described.get("architecture"), str)
 
 
-def _read_transformers(folder: Path, model_type: str, name: str, task: str | None, pickled: bool) -> PreTrainedModel:
+def _read_transformers(folder: Path, described: dict[str, Any], task: str | None, pickled: bool) -> PreTrainedModel:
     """Return a model of transformers; with a task, one without its head where that is one that we lack."""
-    models = LAYOUTS[model_type].models
+    name = (described.get("architectures") or ["no class"])[0]
+    models = LAYOUTS[described["model_type"]].models
     classes = {model_class.__name__: model_class for model_class in models}
     base = next(iter(models))
     if name not in classes and task is None and name != "no class":
@@ -194,15 +191,14 @@ def _unsupported(what: str) -> WideNetError:
 
 def _for_task(model: WideNetPreTrainedModel, task: str | None) -> WideNetPreTrainedModel:
     """Return the model with the head for a task; what both have is kept, the rest is new."""
-    tasks = tasks_of(type(model.config))
     if task is None:
         return model
-    if task not in tasks:
-        raise unknown("task of this source", task, tasks)
-    make = cast(Callable[[WideNetConfig], WideNetPreTrainedModel], tasks[task])
-    if type(model) is make:
+    heads = heads_of(type(model.config))
+    if task not in heads:
+        raise unknown("task of this source", task, heads)
+    if type(model) is heads[task].model_class:
         return model
-    target = make(model.config)
+    target = heads[task].model_class(model.config)
     base: Any = model.base_model
     if isinstance(target, WideNetTextModel) and base.pooler is None:
         target.pooler = None

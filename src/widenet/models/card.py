@@ -16,17 +16,9 @@ from huggingface_hub import ModelCard, ModelCardData, file_exists, metadata_load
 from safetensors.torch import load_file
 
 from widenet.config import WideNetConfig
+from widenet.models.heads import head_of
 
 CARD = "README.md"
-PIPELINES = {
-    "WideNetForImageClassification": "image-classification",
-    "WideNetVisionModel": "image-feature-extraction",
-    "WideNetForPreTraining": "fill-mask",
-    "WideNetForMaskedLM": "fill-mask",
-    "WideNetForSequenceClassification": "text-classification",
-    "WideNetForQuestionAnswering": "question-answering",
-    "WideNetTextModel": "feature-extraction",
-}
 PAPER = "The architecture is a point of the space that [WideNet](https://arxiv.org/abs/2107.11817) spans."
 ACTIVE = "Active is what one token uses: of a mixture, K of the E experts."
 NEEDED = "This needs the Python package `widenet`, whose import registers its models with transformers."
@@ -69,6 +61,12 @@ def make_card(
     ).to_yaml()
     body = "\n\n".join([f"## {heading}\n\n{text}" if heading else text for heading, text in sections.items()])
     return ModelCard(f"---\n{data}\n---\n\n# {title}\n\n{body}\n")
+
+
+def pipeline_of(kind: str) -> str | None:
+    """Return the hub's name of the task of a model class; None where that is not registered."""
+    head = head_of(kind)
+    return head.pipeline if head else None
 
 
 def table(rows: list[list[str]]) -> str:
@@ -134,7 +132,7 @@ def model_card(model: Any, name: str = ".") -> ModelCard:
         "Limits": "This card was made from the model alone. What it was trained on, if at all, and how good it is, "
         "are not recorded here.",
     }
-    return make_card(kind, model.config, PIPELINES.get(kind), sections)
+    return make_card(kind, model.config, pipeline_of(kind), sections)
 
 
 def sizes(label: str, model: Any) -> list[str]:
@@ -176,7 +174,7 @@ def widened_card(wide: Any, dense: Any, folder: Path, arguments: dict[str, Any],
         "function than the source's.",
     }
     metadata = license_of(folder) | base_model_of(source)
-    return make_card(f"{Path(source).name}, widened", wide.config, PIPELINES.get(kind), sections, **metadata)
+    return make_card(f"{Path(source).name}, widened", wide.config, pipeline_of(kind), sections, **metadata)
 
 
 # ---- for an upload ----

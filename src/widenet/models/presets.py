@@ -5,48 +5,21 @@ into them, so every ablation of the paper is a preset and an override (``analysi
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedModel
 
 from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.errors import WideNetError, unknown
-from widenet.models.text import (
-    WideNetForMaskedLM,
-    WideNetForPreTraining,
-    WideNetForQuestionAnswering,
-    WideNetForSequenceClassification,
-    WideNetTextModel,
-)
-from widenet.models.vision import WideNetForImageClassification, WideNetVisionModel
+from widenet.models.heads import heads_of
+from widenet.models.pretrained import WideNetPreTrainedModel
 
 Fields = Callable[[], dict[str, Any]]
 Config = TypeVar("Config", bound=WideNetConfig)
 
 
-class _Kind(NamedTuple):
-    """What a preset takes in: its configuration class and the models that read it; the first is the default."""
-
-    config_class: type[WideNetConfig]
-    tasks: dict[str, Callable[[Any], PreTrainedModel]]
-
-
-_IMAGES = _Kind(
-    WideNetVisionConfig,
-    {"image-classification": WideNetForImageClassification, "features": WideNetVisionModel},
-)
-_TEXT = _Kind(
-    WideNetTextConfig,
-    {
-        "pretraining": WideNetForPreTraining,
-        "masked-lm": WideNetForMaskedLM,
-        "text-classification": WideNetForSequenceClassification,
-        "question-answering": WideNetForQuestionAnswering,
-        "features": WideNetTextModel,
-    },
-)
-_PRESETS: dict[str, tuple[_Kind, Fields]] = {}
+_IMAGES, _TEXT = WideNetVisionConfig, WideNetTextConfig
+_PRESETS: dict[str, tuple[type[WideNetConfig], Fields]] = {}
 
 _UNSHARED = {"share_attention": False, "share_ffn": False, "moe_layers": "none"}
 _VIT = {**_UNSHARED, "pooling": "cls"}
@@ -57,9 +30,9 @@ _LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 1
 _HUGE = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120}
 
 
-def _preset(name: str, kind: _Kind = _IMAGES) -> Callable[[Fields], Fields]:
+def _preset(name: str, config_class: type[WideNetConfig] = _IMAGES) -> Callable[[Fields], Fields]:
     def register(function: Fields) -> Fields:
-        _PRESETS[name] = kind, function
+        _PRESETS[name] = config_class, function
         return function
 
     return register
@@ -196,11 +169,11 @@ def create_config(name: str, **overrides: Any) -> Any:
     Raises:
         WideNetError: the name or a field does not exist, or a value has the wrong type or is out of range.
     """
-    kind, preset = _find(name)
+    config_class, preset = _find(name)
     fields = preset()
     if "id2label" in overrides:  # names count the classes; the preset's number is its paper's
         fields.pop("num_labels", None)
-    return build_config(kind.config_class, {**fields, **overrides})
+    return build_config(config_class, {**fields, **overrides})
 
 
 def own_fields(config_class: type[WideNetConfig]) -> list[str]:
@@ -235,33 +208,27 @@ def build_config(config_class: type[Config], fields: dict[str, Any]) -> Config:
         raise WideNetError(" ".join(str(error.__cause__ or error).split())) from error
 
 
-def tasks_of(config_class: type[WideNetConfig]) -> dict[str, Callable[[Any], PreTrainedModel]]:
-    """Return the models of a configuration class by their task."""
-    return next(kind for kind in (_IMAGES, _TEXT) if kind.config_class is config_class).tasks
-
-
-def create_model(name: str, task: str | None = None, **overrides: Any) -> PreTrainedModel:
+def create_model(name: str, task: str | None = None, **overrides: Any) -> WideNetPreTrainedModel:
     """Return a freshly initialised model.
 
     Args:
         name: one of :func:`list_models`.
-        task: "features" for the model without a head. Images: "image-classification" (the default). Text:
-            "pretraining" (masked LM and sentence order, the default), "masked-lm", "text-classification",
-            "question-answering".
+        task: the name of a head (``models/heads.py``), for example "features" for the model without one. None is
+            the default of the images or texts that the model reads.
         **overrides: config fields, for example ``num_experts=8`` or ``share_norm=True``.
 
     Raises:
         WideNetError: the name, task or a field does not exist, or a value does not fit.
     """
-    kind, _ = _find(name)
     config = create_config(name, **overrides)
-    task = task or next(iter(kind.tasks))
-    if task not in kind.tasks:
-        raise unknown(f"task for {name}", task, kind.tasks)
-    return kind.tasks[task](config)
+    heads = heads_of(type(config))
+    task = task or next(iter(heads))
+    if task not in heads:
+        raise unknown(f"task for {name}", task, heads)
+    return heads[task].model_class(config)
 
 
-def _find(name: str) -> tuple[_Kind, Fields]:
+def _find(name: str) -> tuple[type[WideNetConfig], Fields]:
     if name not in _PRESETS:
         raise unknown("preset", name, _PRESETS)
     return _PRESETS[name]

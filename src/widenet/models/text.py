@@ -10,10 +10,12 @@ from typing import TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 from transformers.activations import ACT2FN
 
 from widenet.config import WideNetTextConfig
 from widenet.errors import WideNetError
+from widenet.models.heads import register_head
 from widenet.models.outputs import (
     WideNetModelOutput,
     WideNetPredictionOutput,
@@ -417,3 +419,8 @@ def _span_loss(logits: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor
         on_token = mask.bool().gather(1, positions.clamp(0, logits.shape[1] - 1).unsqueeze(1)).squeeze(1)
         inside = inside & on_token
     return cross_entropy(logits, positions.where(inside, -100))
+
+
+AutoConfig.register(WideNetTextConfig.model_type, WideNetTextConfig, exist_ok=True)
+register_head("features", WideNetTextModel, pipeline="feature-extraction", auto_class=AutoModel)
+register_head("masked-lm", WideNetForMaskedLM, pipeline="fill-mask", auto_class=AutoModelForMaskedLM)

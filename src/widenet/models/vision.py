@@ -7,10 +7,12 @@ registers where there are any), D hidden size.
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
 from widenet.config import WideNetVisionConfig
 from widenet.errors import WideNetError
+from widenet.models.heads import register_head
 from widenet.models.outputs import (
     WideNetModelOutput,
     WideNetPredictionOutput,
@@ -189,3 +191,7 @@ class WideNetForImageClassification(WideNetVisionPreTrainedModel):
             loss = cross_entropy(logits, labels) + self.config.router_aux_loss_coef * features.balance_loss
         output = WideNetPredictionOutput(loss=loss, logits=logits, **records(features))
         return returned(output, return_dict, self.config)
+
+
+AutoConfig.register(WideNetVisionConfig.model_type, WideNetVisionConfig, exist_ok=True)
+register_head("features", WideNetVisionModel, pipeline="image-feature-extraction", auto_class=AutoModel)

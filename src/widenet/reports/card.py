@@ -12,7 +12,6 @@ from widenet.errors import WideNetError
 from widenet.models.card import (
     NEEDED,
     PAPER,
-    PIPELINES,
     PLACE,
     base_model_of,
     describe,
@@ -20,6 +19,7 @@ from widenet.models.card import (
     license_of,
     loading,
     make_card,
+    pipeline_of,
     save_card,
     table,
 )
@@ -76,7 +76,7 @@ def write_card(run: Path) -> Path:
     kind = (config.architectures or [""])[0]
     name, model = str(metrics.get("recipe") or run.resolve().name), str(metrics.get("model"))
     title = f"{name} · {Path(model).name}"
-    hub, results = _results(metrics, PIPELINES[kind])
+    hub, results = _results(metrics, pipeline_of(kind) or "")
     sections = {
         "": f"{describe(config)}\n\n{PAPER}",
         "Results": _scores(metrics),
@@ -89,7 +89,7 @@ def write_card(run: Path) -> Path:
     card = make_card(
         title,
         config,
-        PIPELINES[kind],
+        pipeline_of(kind),
         sections,
         datasets=[hub] if hub else None,
         metrics=list(dict.fromkeys(HUB_METRICS.get(key, key) for key in headline_of(metrics))),
