@@ -13,6 +13,7 @@ from PIL import Image
 
 from widenet.data.images.batches import make_processor
 from widenet.data.images.load import ArrayImages, ImageData, ImageSet, load_images
+from widenet.data.images.section import ImagesSection
 from widenet.errors import WideNetError
 from widenet.models.presets import create_config
 from widenet.models.vision import WideNetForImageClassification
@@ -124,7 +125,7 @@ def test_a_changed_split_is_refused(run: Path, change: str) -> None:
 
 
 def test_the_same_images_as_files(run: Path, tmp_path: Path) -> None:
-    data = load_images("digits")
+    data = load_images(ImagesSection(source="digits"))
     for name in ("train", "validation", "test"):
         write_images(tmp_path / name, getattr(data, name), data.class_names)
     found = evaluate_run(run, [f"data={tmp_path}"])

@@ -220,11 +220,11 @@ class Guarded(ArrayImages):
 
 
 def test_test_images_are_not_looked_at_before_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = images_module.read_images(recipe().data)
+    data = images_module.load_images(recipe().data)
     assert isinstance(data.test, ArrayImages)
     assert isinstance(data.validation, ArrayImages)
     test, validation = Guarded(data.test, shut=True), Guarded(data.validation)
-    monkeypatch.setattr(images_module, "read_images", lambda _: replace(data, test=test, validation=validation))
+    monkeypatch.setattr(images_module, "load_images", lambda _: replace(data, test=test, validation=validation))
     evaluate, steps_done = ImageClassification.test, []
 
     def evaluate_at_last(task: ImageClassification) -> dict[str, Any]:

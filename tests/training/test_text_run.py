@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 import widenet_cli
 from widenet.convert.folder import load_model
-from widenet.data.text.questions import load_questions
+from widenet.data.text.questions import QuestionsSection, load_questions
 from widenet.data.text.tokenizer import load_tokenizer, train_wordpiece
 from widenet.errors import WideNetError
 from widenet.models.text import WideNetForPreTraining, WideNetForQuestionAnswering
@@ -357,7 +357,7 @@ def test_classification_learns_and_predicts_as_it_scores(classified: Run, tmp_pa
 def test_official_predictions_score_as_the_metrics_say(name: str, request: pytest.FixtureRequest) -> None:
     folder, metrics = request.getfixturevalue(name)
     predictions = json.loads((folder / "predictions.json").read_text())
-    questions = load_questions(str(folder.parent / "train.json")).test
+    questions = load_questions(QuestionsSection(source=str(folder.parent / "train.json"))).test
     assert set(predictions) == {question.id for question in questions}
     scores = squad_scores(questions, predictions)
     for key in ("f1", *metrics["headline"], *(key for key in metrics if key.startswith(("HasAns", "NoAns")))):
@@ -393,7 +393,7 @@ def test_squad2_metrics_and_predictions(answered2: Run) -> None:
     assert set(odds) == set(predictions)
     assert {name for name, text in predictions.items() if not text} == {name for name in odds if odds[name] > 0}
     # the threshold that is said to be best gives the score that is said to be best
-    questions = load_questions(str(folder.parent / "train.json")).test
+    questions = load_questions(QuestionsSection(source=str(folder.parent / "train.json"))).test
     nbest = json.loads((folder / "nbest_predictions.json").read_text())
     answers = {name: next(entry["text"] for entry in entries if entry["text"]) for name, entries in nbest.items()}
     for key in ("exact", "f1"):

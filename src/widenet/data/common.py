@@ -1,12 +1,18 @@
-"""What the sources of images and of text have in common: cache, data sets of Hugging Face, holding out."""
+"""What the sources of images and of text have in common: names, cache, Hugging Face data sets, holding out."""
 
+import logging
 import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from widenet.errors import WideNetError, reason
+from widenet.errors import WideNetError, reason, unknown
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -14,11 +20,65 @@ def cache_folder(cache_dir: str | None) -> Path:
     return Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "widenet").expanduser()
 
 
-def check_fractions(**fractions: float) -> None:
-    """Raise WideNetError unless each share of the training part lies between 0 and 1."""
-    for name, fraction in fractions.items():
-        if not 0 < fraction < 1:
-            raise WideNetError(f"{name} must lie between 0 and 1 (both excluded), not {fraction}")
+# ---- what the user wrote ----
+
+
+def find_data(source: str, public: Iterable[str], kind: str) -> str | Path | tuple[str, ...]:
+    """Tell what ``data=`` names: a public set, a path, or an id on the Hugging Face hub.
+
+    A public name means the same on every machine, so it goes before a folder here of that name, which is
+    ``./name``; a line in the log says so. Among the others, what exists here goes before the hub.
+
+    Args:
+        source: what the user wrote.
+        public: the names of the public sets.
+        kind: what is looked for, in messages.
+
+    Returns:
+        The public name; the path, which exists; or the id and, where one is given, the configuration
+        (``user/name``, ``user/name:config``, ``hf:name``).
+
+    Raises:
+        WideNetError: it is none of them; names the nearest names and paths that are.
+    """
+    names, path = list(public), Path(os.path.expanduser(source))
+    if source in names:
+        if path.is_dir():
+            logging.getLogger(__name__).warning(
+                "data=%s is the public data set; the folder of that name is data=./%s", source, source
+            )
+        return source
+    if source and path.exists():  # Path("") is the current folder
+        return path
+    hub, looks_like_id = source.removeprefix("hf:"), re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", source)
+    # beside a folder that exists it is a mistyped path rather than an id; without network the hub takes long
+    if hub and (hub != source or (looks_like_id and not path.parent.is_dir())):
+        return tuple(hub.split(":", 1))
+    if source[:1] in ("", ".", "~") or "/" in source or os.sep in source or path.suffix:
+        error = no_such(source, kind)
+        raise WideNetError(f"{error}; as a Hugging Face id it is hf:{source}") if looks_like_id else error
+    raise WideNetError(f"{unknown(kind, source, [*names, *_near(source)])} A path can be given, too: data=PATH.")
+
+
+def no_such(path: str | Path, kind: str = "file") -> WideNetError:
+    """Return the error for a path that does not exist, with the nearest one that does."""
+    near = _near(str(path))
+    return WideNetError(f"{kind} {str(path)!r} does not exist{f'; did you mean {near[0]!r}?' if near else ''}")
+
+
+def _near(path: str) -> list[str]:
+    """Return the paths that exist where the first missing part of this one is written a little differently."""
+    parent, name = os.path.split(path.rstrip(os.sep))
+    rest = ""
+    while parent and not os.path.isdir(os.path.expanduser(parent)):
+        rest = os.path.join(name, rest)
+        parent, name = os.path.split(parent)
+    names: list[str] = []
+    with suppress(OSError):  # not to be listed: nothing to suggest
+        names = sorted(entry.name for entry in islice(os.scandir(os.path.expanduser(parent) or "."), 10_000))
+    near = [os.path.join(parent, found) for found in get_close_matches(name, names)]
+    whole = [os.path.join(found, rest) for found in near]
+    return [path for path in whole if os.path.exists(os.path.expanduser(path))] or near
 
 
 # ---- Hugging Face data sets ----
@@ -68,8 +128,10 @@ def load_parts(
     except Exception as error:  # requests', httpx's, pyarrow's and datasets' own errors have no common base
         if Path(place[0]).is_dir():
             raise WideNetError(f"{name} cannot be read as a data set ({reason(error)})") from error
+        near = _near(place[0])
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise WideNetError(
-            f"{name} could not be loaded from the Hugging Face hub ({reason(error)}); {instead}"
+            f"{name} could not be loaded from the Hugging Face hub ({reason(error)}){hint}; {instead}"
         ) from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 

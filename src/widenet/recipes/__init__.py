@@ -17,26 +17,25 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from widenet.data.images.section import Augmentation, ImagesSection
+from widenet.data.section import Section
+from widenet.data.text.corpus import CorpusSection
+from widenet.data.text.questions import QuestionsSection
+from widenet.data.text.sentences import SentencesSection
+from widenet.data.text.tokenizer import TextSection
 from widenet.errors import WideNetError, unknown
 from widenet.recipes.schema import (
     RECIPES,
-    Augmentation,
-    CorpusSection,
     DistillationRecipe,
     ImageDistillationRecipe,
     ImageRecipe,
-    ImagesSection,
     ImageTrainingSection,
     ModelSection,
     PretrainingRecipe,
     QuestionsRecipe,
-    QuestionsSection,
     Recipe,
-    Section,
     SentencesRecipe,
-    SentencesSection,
     TextDistillationRecipe,
-    TextSection,
     TrainingSection,
     WidenSection,
 )

@@ -3,169 +3,85 @@
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-AtLeastZero = Annotated[float, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-
-
-# What timm's policies understand; it skips the sections that it does not know.
-AUTO_AUGMENT = (
-    r"^(rand(-(m|n|p|mstd|mmax|inc)\d+(\.\d+)?|-t[a-z]+)*|augmix(-(m|w|d|a|b|mstd)\d+(\.\d+)?)*"
-    r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?)$"
-)
-
-
-def _ascending(area: tuple[float, float]) -> tuple[float, float]:
-    if area[0] > area[1]:
-        raise PydanticCustomError("order", "the smaller fraction must come first")
-    return area
-
-
-CropArea = Annotated[tuple[Fraction, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ascending)]
-
-
-class Section(BaseModel):
-    """Values that are checked, complete and fixed."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Augmentation(Section):
-    """What training images go through; everything off by default.
-
-    The first six work on the whole batch as one tensor and cost next to nothing. The others decode and
-    transform image by image, with timm's transforms.
-    """
-
-    warp: Probability = 1.0  # probability that an image is shifted, rotated and zoomed at all
-    shift: Annotated[float, Field(ge=0, lt=1)] = 0.0  # up to this fraction of the side, in x and y
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # up to so many degrees, either way
-    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0  # side scaled by 1 ± this
-    flip: Probability = 0.0  # probability of a left-right flip
-    erase: Probability = 0.0  # probability that a random rectangle becomes noise
-    crop_area: CropArea | None = None  # random-resized crop
-    auto_augment: Annotated[str, Field(pattern=AUTO_AUGMENT)] | None = None  # timm's policy, e.g. rand-m9-mstd0.5
-    color_jitter: AtLeastZero = 0.0  # timm leaves it out beside auto_augment
-
-    @property
-    def per_image(self) -> bool:
-        """Whether images must be decoded one by one."""
-        return bool(self.crop_area or self.auto_augment or self.color_jitter)
-
-
-class DataSection(Section):
-    """Where the examples come from and how they are split."""
-
-    source: str | None  # None: the user must name one
-    validation_fraction: Fraction = 0.1
-    test_fraction: Fraction = 0.2
-    split_seed: int = 0
-    cache_dir: str | None = None
-    num_workers: Count = 0
-
-
-class ImagesSection(DataSection):
-    """Labelled images."""
-
-    check_files: bool = True
-    skip_bad_files: bool = False
-    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # centre crop at evaluation
-    augment: Augmentation = Augmentation()
-
-
-class TextSection(DataSection):
-    """Text of any kind, in tokens."""
-
-    tokenizer: str | None = None  # folder or public name; None: the start model's, else WordPiece is trained
-    lowercase: bool = True  # of a WordPiece tokenizer that is trained
-    max_length: Annotated[int, Field(ge=8)] = 128  # tokens of a sequence, [CLS] and [SEP] included
-
-
-class CorpusSection(TextSection):
-    """Running text for pretraining."""
-
-    documents: Literal["file", "blank-line", "line"] = "file"  # what ends a document
-    validation_fraction: Fraction = 0.01
-    test_fraction: Fraction = 0.01
-    masking: Literal["ngram", "token"] = "ngram"  # ALBERT's, BERT's
-    mask_rate: Fraction = 0.15
-    max_ngram: AtLeastOne = 3
-    sentence_order: bool = True
-
-
-class SentencesSection(TextSection):
-    """Sentences, or pairs of them, with labels or numbers."""
-
-    test: str | None = None  # a separate test file
-    validation: str | None = None  # a separate validation file
-    text_column: str | None = None  # None: found by name
-    pair_column: str | None = None
-    label_column: str | None = None
-    regression: bool = False
-
-
-class QuestionsSection(TextSection):
-    """Questions about contexts, in SQuAD's format."""
-
-    test: str | None = None  # a separate test file
-    max_length: Annotated[int, Field(ge=8)] = 384
-    doc_stride: AtLeastOne = 128  # tokens from the start of a window to that of the next
-    n_best: AtLeastOne = 20
-    max_answer_length: AtLeastOne = 30  # tokens
-    skip_bad_answers: bool = False
+from widenet.data.images.section import ImagesSection
+from widenet.data.section import AtLeastOne, AtLeastZero, Count, DataSection, Probability, Section, Share
+from widenet.data.text.corpus import CorpusSection
+from widenet.data.text.questions import QuestionsSection
+from widenet.data.text.sentences import SentencesSection
 
 
 class TrainingSection(Section):
     """Optimiser, schedule, regularisation and hardware."""
 
     epochs: Annotated[float, Field(gt=0)]
-    max_steps: Count = 0  # stop after so many optimiser steps, whatever epochs says; 0: epochs decide
+    """Passes over the training examples."""
+    max_steps: Count = 0
+    """Optimiser steps after which to stop, whatever epochs says; 0: epochs decide."""
     batch_size: AtLeastOne = 128
+    """Examples of a training batch."""
     gradient_accumulation_steps: AtLeastOne = 1
+    """Batches whose gradients are summed before each optimiser step."""
     eval_batch_size: AtLeastOne = 256
-    eval_steps: Count = 0  # validate and save every so many steps; 0: every epoch
+    """Examples of a batch in validation and testing."""
+    eval_steps: Count = 0
+    """Optimiser steps between validations, each with a checkpoint; 0: once an epoch."""
     optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
+    """Optimiser."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Highest learning rate, reached after warmup."""
     weight_decay: AtLeastZero = 0.05
-    momentum: Probability = 0.9  # SGD only
-    betas: tuple[Beta, Beta] = (0.9, 0.999)  # AdamW and LAMB only
+    """Weight decay of matrices; biases and norms have none."""
+    momentum: Probability = 0.9
+    """Momentum of SGD."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay rates of the two moments of AdamW and LAMB."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after warmup."""
     warmup_epochs: AtLeastZero = 0.0
-    warmup_steps: Count = 0  # instead of warmup_epochs
-    max_grad_norm: AtLeastZero = 1.0  # 0: no clipping
-    early_stopping_patience: Count = 0  # validations without improvement; 0: never stop
+    """Epochs over which the learning rate rises from 0."""
+    warmup_steps: Count = 0
+    """Optimiser steps over which the learning rate rises from 0, instead of warmup_epochs."""
+    max_grad_norm: AtLeastZero = 1.0
+    """Norm that gradients are clipped to; 0: no clipping."""
+    early_stopping_patience: Count = 0
+    """Validations without improvement after which training stops; 0: never."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the matrix products; weights stay fp32."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     device: Literal["auto", "cpu"] = "auto"
+    """auto: a GPU where there is one."""
     save_total_limit: Annotated[int, Field(ge=2)] = 2
+    """Checkpoints that are kept, the best and the last among them."""
 
 
 class ImageTrainingSection(TrainingSection):
     """Training with soft labels, too."""
 
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    mixup: AtLeastZero = 0.0  # α of the Beta distribution
+    label_smoothing: Share = 0.0
+    """Share of each label that is spread over all classes."""
+    mixup: AtLeastZero = 0.0
+    """α of the Beta distribution that mixes pairs of images; 0: off."""
     cutmix: AtLeastZero = 0.0
+    """α of the Beta distribution of the area that one image takes from another; 0: off."""
 
 
 class ImageDistillationTrainingSection(ImageTrainingSection):
     """Training without labels."""
 
-    label_smoothing: Annotated[float, Field(ge=0, le=0)] = 0.0  # there is nothing to smooth
+    label_smoothing: Annotated[float, Field(ge=0, le=0)] = 0.0
+    """Always 0: there are no labels to smooth."""
 
 
 class ModelSection(BaseModel):
     """A preset or a model folder to start from, and any config field as an override."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, use_attribute_docstrings=True)
 
-    name: str | None  # None: the user must name one
+    name: str | None
+    """A preset, or the folder of a model to start from; null: the user must say."""
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -177,33 +93,50 @@ class WidenSection(Section):
     """How a dense model is widened: the arguments of :func:`widenet.widen`, which also has their ranges."""
 
     num_experts: int = 4
+    """Experts of every mixture."""
     num_experts_per_tok: int = 2
+    """Experts that each token is sent to."""
     experts: str | int = "spread"
+    """Feed-forwards the experts are made of: spread, blocks, average, first, middle, last or a block's number."""
     attention: str | int = "middle"
+    """Attention that is shared: average, first, middle, last or a block's number."""
     router: str = "auto"
-    group_size: AtLeastOne | None = None  # None: all blocks are one group
+    """How the router starts: blocks (each block keeps its own feed-forward), random, or auto, one of the two."""
+    group_size: AtLeastOne | None = None
+    """Blocks in a row that share their weights; null: all of them."""
     noise: AtLeastZero = 0.01
+    """Standard deviation of the noise added to copied experts, relative to that of their weights."""
     normalize_gates: bool = True
+    """Whether the gates of a token's chosen experts sum to 1."""
     task: str | None = None
-    allow_pickle: bool = False  # read weights that are a pickle
+    """What the model is for; null: what the source is for."""
+    allow_pickle: bool = False
+    """Whether to read weights that are a pickle, which can run code."""
 
 
 class DistillationSection(Section):
     """What a widened model learns from its dense teacher."""
 
-    teacher: str | None = None  # folder or public name; None: the model that is widened
-    hidden_weight: AtLeastZero = 1.0  # of the hidden states after every block
-    logits_weight: AtLeastZero = 1.0  # of the head's, where there is one
-    temperature: Annotated[float, Field(gt=0)] = 1.0  # of the logits
+    teacher: str | None = None
+    """Folder or public name of the teacher; null: the model that is widened."""
+    hidden_weight: AtLeastZero = 1.0
+    """Weight of the error of the hidden states after every block."""
+    logits_weight: AtLeastZero = 1.0
+    """Weight of the divergence of the head's logits, where there is a head."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """What the logits are divided by before they are compared."""
 
 
 class Recipe(Section):
     """One experiment, validated. Each task's recipe says what its ``data`` and ``training`` hold."""
 
     name: str
+    """What the recipe is called."""
     description: str = ""
+    """What it does, in a line."""
     task: str
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Settles the weights at the start, the order of the examples, augmentation and dropout."""
     data: DataSection
     model: ModelSection
     training: TrainingSection

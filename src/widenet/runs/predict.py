@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from widenet.convert.folder import load_model, load_processor
-from widenet.data.images.batches import Batch
+from widenet.data.batch import Batch
 from widenet.data.images.sets import open_image
 from widenet.data.text.questions import Question
 from widenet.data.text.windows import QuestionBatches, make_windows

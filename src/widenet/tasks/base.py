@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from widenet.config import WideNetConfig
-from widenet.data.images.batches import Batch, as_is
+from widenet.data.batch import Batch, as_is
 from widenet.errors import WideNetError
 from widenet.models.presets import create_config, list_models
 from widenet.models.pretrained import WideNetPreTrainedModel

@@ -19,9 +19,11 @@ from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
 from widenet.convert.folder import load_processor
 from widenet.convert.sources import find_source, from_dense, read_source
 from widenet.convert.widen import check_free_fields, source_processor, widen
-from widenet.data.images.batches import Batch, Collator, EvalImages, SeededBatches, TrainImages
-from widenet.data.images.load import ImageData, ImageSet
-from widenet.data.text.corpus import CorpusData, Segments
+from widenet.data.batch import Batch
+from widenet.data.images.batches import Collator, EvalImages, SeededBatches, TrainImages
+from widenet.data.images.load import ImageData, ImageSet, load_images
+from widenet.data.text.corpus import CorpusData, Segments, load_corpus
+from widenet.data.text.masking import PretrainingBatches
 from widenet.data.text.padding import SegmentBatches
 from widenet.data.text.tokenizer import check_tokenizer, load_tokenizer
 from widenet.errors import WideNetError
@@ -31,8 +33,6 @@ from widenet.models.text import WideNetForMaskedLM, WideNetForPreTraining
 from widenet.nn.routing import Routing
 from widenet.recipes import DistillationRecipe, ImageDistillationRecipe, Recipe, TextDistillationRecipe, WidenSection
 from widenet.tasks.base import RoutingTally, Task, bounded
-from widenet.tasks.images import read_images
-from widenet.tasks.pretraining import masked_batches, read_corpus
 from widenet.tasks.text import TextTask, check_length, save_tokenizer
 
 LOGITS = ("logits", "sentence_order_logits", "start_logits", "end_logits")  # of any head, the first above all
@@ -287,23 +287,25 @@ class TextDistillation(Distillation):
         named = recipe.distillation.teacher
         if named is not None and load_tokenizer(find_source(named)).get_vocab() != tokenizer.get_vocab():
             raise WideNetError(f"the teacher {named} reads other tokens than {recipe.data.tokenizer or folder}")
-        return cls(recipe, read_corpus(recipe.data, tokenizer), model, teacher)
+        return cls(recipe, load_corpus(recipe.data, tokenizer), model, teacher)
 
     @classmethod
     def reload(cls, recipe: Recipe, run: Path) -> Self:
         recipe = cast(TextDistillationRecipe, recipe)
         model, teacher = cls.reload_models(recipe, run)
-        return cls(recipe, read_corpus(recipe.data, load_tokenizer(run)), model, teacher)
+        return cls(recipe, load_corpus(recipe.data, load_tokenizer(run)), model, teacher)
 
     def batches(self, part: str) -> Dataset:
         """Return segments as they are, or for a model that guesses words, with some of them masked."""
         segments: Segments = getattr(self.data, part)
-        section = self.recipe.data
         if not self.guesses_words:
             return SegmentBatches(segments, self.tokenizer)
         has_order = isinstance(self.model, WideNetForPreTraining) and self.model.config.type_vocab_size > 1
         seed = self.recipe.seed if part == "train" else None
-        return masked_batches(section, segments, self.tokenizer, section.sentence_order and has_order, seed)
+        section = self.recipe.data
+        if not has_order:
+            section = section.model_copy(update={"sentence_order": False})
+        return PretrainingBatches(segments, self.tokenizer, section, seed)
 
     def save_processor(self, folder: Path) -> None:
         save_tokenizer(self.tokenizer, self.recipe.data.max_length, folder)
@@ -331,14 +333,15 @@ class ImageDistillation(Distillation):
     ) -> None:
         super().__init__(recipe, data, model, teacher)
         self.processor = processor
-        images = TrainImages(data.train, processor, recipe.data.augment)
-        self.train_batches = SeededBatches(images, Collator(recipe.training, len(data.class_names)), recipe.seed)
+        images, training = TrainImages(data.train, processor, recipe.data.augment), recipe.training
+        mix = Collator(len(data.class_names), training.label_smoothing, training.mixup, training.cutmix)
+        self.train_batches = SeededBatches(images, mix, recipe.seed)
 
     @classmethod
     def start(cls, recipe: Recipe) -> Self:
         recipe = cast(ImageDistillationRecipe, recipe)
         model, teacher, source, folder = cls.start_models(recipe)
-        data = read_images(recipe.data, labelled=False)
+        data = load_images(recipe.data, labelled=False)
         processor = source_processor(folder, source, cast(WideNetVisionConfig, model.config))
         return cls(recipe, data, model, teacher, processor)
 
@@ -346,7 +349,7 @@ class ImageDistillation(Distillation):
     def reload(cls, recipe: Recipe, run: Path) -> Self:
         recipe = cast(ImageDistillationRecipe, recipe)
         return cls(
-            recipe, read_images(recipe.data, labelled=False), *cls.reload_models(recipe, run), load_processor(run)
+            recipe, load_images(recipe.data, labelled=False), *cls.reload_models(recipe, run), load_processor(run)
         )
 
     @property

@@ -10,11 +10,12 @@ from transformers import ViTImageProcessor
 
 from widenet.config import WideNetVisionConfig
 from widenet.convert.folder import adapt_classifier, load_model, load_processor
-from widenet.data.images.batches import Batch, Collator, EvalImages, SeededBatches, TrainImages, make_processor
+from widenet.data.batch import Batch
+from widenet.data.images.batches import Collator, EvalImages, SeededBatches, TrainImages, make_processor
 from widenet.data.images.load import ImageData, ImageSet, load_images
 from widenet.errors import WideNetError
 from widenet.models.vision import WideNetForImageClassification
-from widenet.recipes import ImageRecipe, ImagesSection, Recipe
+from widenet.recipes import ImageRecipe, Recipe
 from widenet.tasks.base import (
     RoutingTally,
     Task,
@@ -42,10 +43,10 @@ class ImageClassification(Task):
         self, recipe: ImageRecipe, data: ImageData, model: WideNetForImageClassification, processor: ViTImageProcessor
     ) -> None:
         self.recipe, self.data, self.model, self.processor = recipe, data, model, processor
-        self.split = data.split
+        self.split, training = data.split, recipe.training
         self.train_batches = SeededBatches(
             TrainImages(data.train, processor, recipe.data.augment),
-            Collator(recipe.training, len(data.class_names)),
+            Collator(len(data.class_names), training.label_smoothing, training.mixup, training.cutmix),
             recipe.seed,
         )
 
@@ -63,7 +64,7 @@ class ImageClassification(Task):
     @classmethod
     def start(cls, recipe: Recipe) -> Self:
         recipe = cast(ImageRecipe, recipe)
-        data = read_images(recipe.data)
+        data = load_images(recipe.data)
         if is_folder(name := str(recipe.model.name)):
             source = load_model(Path(name).expanduser(), WideNetForImageClassification)
             model = adapt_classifier(source, data.class_names, recipe.model.overrides)
@@ -77,7 +78,7 @@ class ImageClassification(Task):
         recipe = cast(ImageRecipe, recipe)
         model = load_model(run, WideNetForImageClassification)
         processor = load_processor(run)
-        data = read_images(recipe.data)
+        data = load_images(recipe.data)
         check_labels(str(recipe.data.source), data.class_names, model.config)
         return cls(recipe, data, model, processor)
 
@@ -141,17 +142,3 @@ class ImageClassification(Task):
     def _outputs(self, images: ImageSet) -> Iterator[tuple[Tensor, Any]]:
         for batch, output in self.run_through(EvalImages(images, self.processor)):
             yield batch["labels"], output
-
-
-def read_images(section: ImagesSection, labelled: bool = True) -> ImageData:
-    """Return the images that a recipe names; with ``labelled=False`` a folder of images will do."""
-    return load_images(
-        str(section.source),
-        validation_fraction=section.validation_fraction,
-        test_fraction=section.test_fraction,
-        split_seed=section.split_seed,
-        cache_dir=section.cache_dir,
-        check_files=section.check_files,
-        skip_bad_files=section.skip_bad_files,
-        labelled=labelled,
-    )

@@ -8,11 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from widenet.config import WideNetTextConfig
-from widenet.data.images.batches import Batch
+from widenet.data.batch import Batch
 from widenet.data.text.corpus import CorpusData, Segments, load_corpus, unigram_loss
 from widenet.data.text.masking import PretrainingBatches
 from widenet.models.text import WideNetForPreTraining
-from widenet.recipes import CorpusSection, PretrainingRecipe, Recipe
+from widenet.recipes import PretrainingRecipe, Recipe
 from widenet.tasks.base import RoutingTally, bounded, is_folder, preset_config
 from widenet.tasks.text import TextTask, find_tokenizer, make_model, reload_text_model
 
@@ -46,14 +46,14 @@ class Pretraining(TextTask):
         recipe = cast(PretrainingRecipe, recipe)
         tokenizer = find_tokenizer(recipe)
         vocab_size = None if is_folder(str(recipe.model.name)) else preset_config(recipe, WideNetTextConfig).vocab_size
-        data = read_corpus(recipe.data, tokenizer, vocab_size)
+        data = load_corpus(recipe.data, tokenizer, vocab_size)
         return cls(recipe, data, make_model(recipe, WideNetForPreTraining, data.tokenizer), data.tokenizer)
 
     @classmethod
     def reload(cls, recipe: Recipe, run: Path) -> Self:
         recipe = cast(PretrainingRecipe, recipe)
         model, tokenizer = reload_text_model(recipe, run, WideNetForPreTraining)
-        return cls(recipe, read_corpus(recipe.data, tokenizer), model, tokenizer)
+        return cls(recipe, load_corpus(recipe.data, tokenizer), model, tokenizer)
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Tensor, int]:
         wanted = batch["labels"][batch["labels"] != -100]
@@ -110,52 +110,5 @@ class Pretraining(TextTask):
         return found
 
     def _batches(self, segments: Segments, dynamic: bool = True) -> PretrainingBatches:
-        section = self.recipe.data
-        return masked_batches(
-            section, segments, self.tokenizer, section.sentence_order, self.recipe.seed if dynamic else None
-        )
-
-
-def masked_batches(
-    section: CorpusSection,
-    segments: Segments,
-    tokenizer: PreTrainedTokenizerBase,
-    sentence_order: bool,
-    seed: int | None,
-) -> PretrainingBatches:
-    """Return masked batches as a recipe says; without a seed those of a test, the same every time."""
-    return PretrainingBatches(
-        segments,
-        tokenizer,
-        section.masking,
-        section.mask_rate,
-        section.max_ngram,
-        sentence_order,
-        seed=seed or 0,
-        max_length=section.max_length,
-        dynamic=seed is not None,
-    )
-
-
-def read_corpus(
-    section: CorpusSection, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int | None = None
-) -> CorpusData:
-    """Return the corpus that a recipe names.
-
-    Args:
-        section: the recipe's.
-        tokenizer: None trains one.
-        vocab_size: of a tokenizer that is trained.
-    """
-    return load_corpus(
-        str(section.source),
-        tokenizer,
-        **({} if vocab_size is None else {"vocab_size": vocab_size}),
-        lowercase=section.lowercase,
-        max_length=section.max_length,
-        documents=section.documents,
-        validation_fraction=section.validation_fraction,
-        test_fraction=section.test_fraction,
-        split_seed=section.split_seed,
-        cache_dir=section.cache_dir,
-    )
+        seed = self.recipe.seed if dynamic else None
+        return PretrainingBatches(segments, self.tokenizer, self.recipe.data, seed)

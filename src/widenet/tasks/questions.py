@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from widenet.data.images.batches import Batch
+from widenet.data.batch import Batch
 from widenet.data.text.questions import Question, QuestionData, load_questions
 from widenet.data.text.windows import QuestionBatches, Windows, make_windows
 from widenet.models.text import WideNetForQuestionAnswering
@@ -45,7 +45,7 @@ class QuestionAnswering(TextTask):
     @classmethod
     def start(cls, recipe: Recipe) -> Self:
         recipe = cast(QuestionsRecipe, recipe)
-        data = _read(recipe)
+        data = load_questions(recipe.data)
         texts = list(dict.fromkeys(text for each in data.train for text in (each.context, each.question)))
         tokenizer = make_tokenizer(recipe, texts)
         return cls(recipe, data, make_model(recipe, cls.model_class, tokenizer), tokenizer)
@@ -54,7 +54,7 @@ class QuestionAnswering(TextTask):
     def reload(cls, recipe: Recipe, run: Path) -> Self:
         recipe = cast(QuestionsRecipe, recipe)
         model, tokenizer = reload_text_model(recipe, run, cls.model_class)
-        return cls(recipe, _read(recipe), model, tokenizer)
+        return cls(recipe, load_questions(recipe.data), model, tokenizer)
 
     @property
     def notes(self) -> list[str]:
@@ -115,16 +115,3 @@ class QuestionAnswering(TextTask):
     def _windows(self, questions: list[Question], training: bool) -> Windows:
         section = self.recipe.data
         return make_windows(self.tokenizer, questions, section.max_length, section.doc_stride, training)
-
-
-def _read(recipe: QuestionsRecipe) -> QuestionData:
-    section = recipe.data
-    return load_questions(
-        str(section.source),
-        test=section.test,
-        validation_fraction=section.validation_fraction,
-        test_fraction=section.test_fraction,
-        split_seed=section.split_seed,
-        skip_bad_answers=section.skip_bad_answers,
-        cache_dir=section.cache_dir,
-    )

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from widenet.data.images.batches import Batch
+from widenet.data.batch import Batch
 from widenet.data.text.sentences import SentenceBatches, SentenceData, load_sentences
 from widenet.errors import WideNetError
 from widenet.models.text import WideNetForSequenceClassification
@@ -45,7 +45,7 @@ class SentenceClassification(TextTask):
     @classmethod
     def start(cls, recipe: Recipe) -> Self:
         recipe = cast(SentencesRecipe, recipe)
-        data = _read(recipe)
+        data = load_sentences(recipe.data)
         tokenizer = make_tokenizer(recipe, [*data.train.first, *(data.train.second or [])])
         fields: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
         if data.class_names:
@@ -61,7 +61,7 @@ class SentenceClassification(TextTask):
             raise WideNetError(
                 f"{run} does not predict {asked}; data.regression={recipe.data.regression} does not fit"
             )
-        data = _read(recipe)
+        data = load_sentences(recipe.data)
         if data.class_names:
             check_labels(str(recipe.data.source), data.class_names, model.config)
         return cls(recipe, data, model, tokenizer)
@@ -125,20 +125,3 @@ def _scores(logits: Tensor, labels: Tensor, classes: bool) -> dict[str, float]:
         "spearman": float(spearmanr(guesses, labels).statistic) if varied else 0.0,
         "loss": float(torch.nn.functional.mse_loss(guesses, labels)),
     }
-
-
-def _read(recipe: SentencesRecipe) -> SentenceData:
-    section = recipe.data
-    return load_sentences(
-        str(section.source),
-        test=section.test,
-        validation=section.validation,
-        text_column=section.text_column,
-        pair_column=section.pair_column,
-        label_column=section.label_column,
-        regression=section.regression,
-        validation_fraction=section.validation_fraction,
-        test_fraction=section.test_fraction,
-        split_seed=section.split_seed,
-        cache_dir=section.cache_dir,
-    )

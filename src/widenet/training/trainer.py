@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from widenet.data.images.batches import as_is
+from widenet.data.batch import as_is
 from widenet.recipes import TrainingSection
 from widenet.tasks import Task
 

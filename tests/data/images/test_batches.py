@@ -10,19 +10,18 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import ViTImageProcessor
 
+from widenet.data.batch import Batch, as_is
 from widenet.data.images.batches import (
-    Batch,
     Collator,
     EvalImages,
     SeededBatches,
     TrainImages,
-    as_is,
     augment_batch,
     make_processor,
 )
 from widenet.data.images.load import ArrayImages, FileImages, ImageData, ImageSet
+from widenet.data.images.section import Augmentation
 from widenet.models.presets import create_config
-from widenet.recipes import Augmentation, ImageTrainingSection
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
 
@@ -53,10 +52,6 @@ def by_hand(raw: np.ndarray) -> torch.Tensor:
     """Scale to [0, 1] and normalise uint8 [n, S, S, 3] as [n, 3, S, S]."""
     scaled = (raw.astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)
     return torch.from_numpy(scaled).permute(0, 3, 1, 2).float()
-
-
-def training(**fields: object) -> ImageTrainingSection:
-    return ImageTrainingSection.model_validate({"epochs": 1.0, **fields})
 
 
 # ---- evaluation ----
@@ -256,14 +251,14 @@ def whole_batch(count: int = 4) -> Batch:
 
 def test_without_mixing_batches_pass_unchanged() -> None:
     batch = whole_batch()
-    found = Collator(training(), 3)(batch)
+    found = Collator(3)(batch)
     assert torch.equal(found["pixel_values"], batch["pixel_values"])
     assert torch.equal(found["labels"], batch["labels"])
 
 
 def test_label_smoothing_by_hand() -> None:
     # 0.1 spread evenly over 4 classes: 0.025 for each, and 0.9 more for the right one
-    found = Collator(training(label_smoothing=0.1), 4)(whole_batch(2))["labels"]
+    found = Collator(4, label_smoothing=0.1)(whole_batch(2))["labels"]
     wanted = torch.tensor([[0.925, 0.025, 0.025, 0.025], [0.025, 0.925, 0.025, 0.025]])
     assert torch.allclose(found, wanted)
 
@@ -272,7 +267,7 @@ def test_mixup_mixes_pixels_and_labels_alike() -> None:
     batch = whole_batch(4)  # classes 0, 1, 2, 0; each image is mixed with its mirror in the batch
     original = batch["pixel_values"].clone()
     np.random.seed(0)  # noqa: NPY002
-    found = Collator(training(mixup=1.0), 3)(batch)
+    found = Collator(3, mixup=1.0)(batch)
     share = found["labels"][1, 1].item()  # image 1 of class 1, with image 2 of class 2
     assert 0 < share < 1
     wanted = torch.tensor([[1, 0, 0], [0, share, 1 - share], [0, 1 - share, share], [1, 0, 0]])
@@ -284,7 +279,7 @@ def test_cutmix_shares_are_areas() -> None:
     batch = whole_batch(2)
     original = batch["pixel_values"].clone()
     np.random.seed(3)  # noqa: NPY002
-    found = Collator(training(cutmix=1.0), 3)(batch)
+    found = Collator(3, cutmix=1.0)(batch)
     kept = (found["pixel_values"] == original).all(1).float().mean((1, 2))
     assert 0 < kept[0] < 1
     assert found["labels"][0].tolist() == pytest.approx([kept[0].item(), 1 - kept[0].item(), 0])
@@ -292,7 +287,7 @@ def test_cutmix_shares_are_areas() -> None:
 
 @pytest.mark.parametrize("fields", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 0.5}])
 def test_mixed_labels_are_distributions(fields: dict[str, float]) -> None:
-    collator = Collator(training(**fields, label_smoothing=0.1), 3)
+    collator = Collator(3, **fields, label_smoothing=0.1)
     for _ in range(5):
         labels = collator(whole_batch(6))["labels"]
         assert labels.shape == (6, 3)
@@ -307,7 +302,7 @@ STRONG = Augmentation(shift=0.2, rotate=20.0, flip=0.5, erase=0.5)
 
 def seeded(seed: int = 0, images: ImageSet | None = None, augment: Augmentation = STRONG) -> SeededBatches:
     images = images or array_images(12)
-    return SeededBatches(TrainImages(images, processor(), augment), Collator(training(mixup=0.5), 3), seed)
+    return SeededBatches(TrainImages(images, processor(), augment), Collator(3, mixup=0.5), seed)
 
 
 def disturb(seed: int) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from widenet.data.text import corpus
 from widenet.data.text import documents as texts
-from widenet.data.text.corpus import CorpusData, Segments, load_corpus, sentence_cuts, unigram_loss
+from widenet.data.text.corpus import CorpusData, CorpusSection, Segments, load_corpus, sentence_cuts, unigram_loss
 from widenet.data.text.documents import iter_documents
 from widenet.data.text.masking import sentence_order
 from widenet.data.text.tokenizer import load_tokenizer, sentence_ends, train_wordpiece
@@ -37,7 +38,8 @@ def tokenizer() -> PreTrainedTokenizerBase:
 def load(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Any:
     def run(source: object, **options: Any) -> CorpusData:
         options = {"tokenizer": tokenizer, "max_length": 35, "cache_dir": str(tmp_path / "cache"), **options}
-        return load_corpus(str(source), **options)
+        made_by = {name: options.pop(name) for name in ("tokenizer", "vocab_size") if name in options}
+        return load_corpus(CorpusSection(source=str(source), **options), **made_by)
 
     return run
 
@@ -80,9 +82,9 @@ def test_what_a_document_is(tmp_path: Path, documents: Any, expected: list[str])
     assert [text.split() for text in found] == [text.split() for text in expected]
 
 
-def test_unknown_kind_of_document(tmp_path: Path):
-    with pytest.raises(WideNetError, match="documents must be file, blank-line or line, not 'page'"):
-        list(iter_documents(str(write(tmp_path / "a.txt", TWO)), "page"))  # type: ignore[arg-type]
+def test_unknown_kind_of_document(load: Any):
+    with pytest.raises(ValidationError, match=r"documents\n.*'file', 'blank-line' or 'line'"):
+        load(NORTHANGER, documents="page")
 
 
 def test_windows_line_ends(tmp_path: Path):
@@ -282,7 +284,7 @@ def test_bad_json(tmp_path: Path, line: str, message: str):
 @pytest.mark.parametrize("name", ["validation_fraction", "test_fraction"])
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0])
 def test_bad_fractions(load: Any, name: str, fraction: float):
-    with pytest.raises(WideNetError, match=f"{name} must lie between 0 and 1"):
+    with pytest.raises(ValidationError, match=rf"{name}\n.*(greater|less) than"):
         load(NORTHANGER, **{name: fraction})
 
 

@@ -7,11 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tokenizers import Tokenizer, models
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from widenet.data.images.batches import Batch
+from widenet.data.batch import Batch
+from widenet.data.text.corpus import CorpusSection
 from widenet.data.text.masking import PretrainingBatches, ngram_spans, sentence_order
 from widenet.data.text.tokenizer import sentence_ends
 from widenet.errors import WideNetError
@@ -42,8 +44,12 @@ def segments(count: int = 400) -> list[np.ndarray]:
     return result
 
 
-def batches(**options: object) -> PretrainingBatches:
-    return PretrainingBatches(segments(), tokenizer(), **{"seed": 1, "max_length": 128, **options})  # type: ignore[arg-type]
+def made(some: list[np.ndarray], seed: int | None, **options: object) -> PretrainingBatches:
+    return PretrainingBatches(some, tokenizer(), CorpusSection(source=None, **options), seed)  # type: ignore[arg-type]
+
+
+def batches(seed: int | None = 1, **options: object) -> PretrainingBatches:
+    return made(segments(), seed, **options)
 
 
 def originals(batch: Batch) -> torch.Tensor:
@@ -180,7 +186,7 @@ def test_one_word_is_chosen_although_all_are_too_long():
 def test_nothing_is_predicted_where_nothing_can_be():
     only_unknown = [np.full(8, UNK)]
     for masking in ("ngram", "token"):
-        batch = PretrainingBatches(only_unknown, tokenizer(), masking, seed=0, max_length=11).__getitems__([0])  # type: ignore[arg-type]
+        batch = made(only_unknown, 0, masking=masking, max_length=11).__getitems__([0])
         assert (batch["labels"] == -100).all()
 
 
@@ -189,7 +195,7 @@ def test_nothing_is_predicted_where_nothing_can_be():
 
 def test_examples_are_pairs():
     segment = np.array([6, 7, STOP, 8, 9])
-    dataset = PretrainingBatches([segment], tokenizer(), mask_rate=0.01, seed=0, max_length=8)
+    dataset = made([segment], 0, mask_rate=0.01, max_length=8)
     found = {}
     for seed in range(20):
         dataset.seed = seed
@@ -236,9 +242,7 @@ def test_split_is_anywhere_if_no_sentence_ends_inside():
 
 
 def test_without_sentence_order():
-    batch = PretrainingBatches(
-        [np.array([6, 7, STOP])], tokenizer(), sentence_order=False, seed=0, max_length=6
-    ).__getitems__([0])
+    batch = made([np.array([6, 7, STOP])], 0, sentence_order=False, max_length=8).__getitems__([0])
 
     assert originals(batch).tolist() == [[CLS, 6, 7, STOP, SEP]]
     assert batch["token_type_ids"].tolist() == [[0] * 5]
@@ -278,7 +282,7 @@ def test_a_training_batch_depends_on_seed_and_indices():
 
 
 def test_an_evaluated_example_depends_on_its_own_index():
-    dataset = batches(dynamic=False)
+    dataset = batches(None)
     together = dataset.__getitems__([3, 7, 11])
 
     for row, index in enumerate([3, 7, 11]):
@@ -299,17 +303,17 @@ def test_workers_do_not_matter(workers: int):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"masking": "word"}, "masking must be ngram or token, not 'word'"),
-        ({"mask_rate": 0.0}, "mask_rate must lie between 0 and 1"),
-        ({"mask_rate": 1.0}, "mask_rate must lie between 0 and 1"),
-        ({"max_ngram": 0}, "max_ngram must be at least 1, not 0"),
+        ({"masking": "word"}, "'ngram' or 'token'"),
+        ({"mask_rate": 0.0}, "greater than 0"),
+        ({"mask_rate": 1.0}, "less than 1"),
+        ({"max_ngram": 0}, "greater than or equal to 1"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str):
-    with pytest.raises(WideNetError, match=message):
+    with pytest.raises(ValidationError, match=rf"{next(iter(options))}\n.*{message}"):
         batches(**options)
 
 
 def test_too_long_a_segment():
     with pytest.raises(WideNetError, match=r"segment 0 has 30 tokens; .*max_length=32"):
-        PretrainingBatches([np.full(30, 6)], tokenizer(), seed=0, max_length=32).__getitems__([0])
+        made([np.full(30, 6)], 0, max_length=32).__getitems__([0])

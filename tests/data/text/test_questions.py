@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.utils.data import DataLoader
 from transformers import BertTokenizer
 
-from widenet.data.text.questions import Question, load_questions
+from widenet.data.text.questions import Question, QuestionData, QuestionsSection, load_questions
 from widenet.data.text.windows import QuestionBatches, Windows, make_windows
 from widenet.errors import WideNetError
 
@@ -225,6 +226,10 @@ def squad(articles: int = 6, impossible: bool = False, prefix: str = "q") -> dic
     return {"version": "1.1", "data": data}
 
 
+def load(source: str, **options: Any) -> QuestionData:
+    return load_questions(QuestionsSection(source=source, **options))
+
+
 def write(path: Path, content: Any) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content)
@@ -236,7 +241,7 @@ def write(path: Path, content: Any) -> str:
 
 
 def test_file_is_split_by_article(tmp_path: Path) -> None:
-    data = load_questions(write(tmp_path / "train.json", squad()), validation_fraction=0.2, test_fraction=0.2)
+    data = load(write(tmp_path / "train.json", squad()), validation_fraction=0.2, test_fraction=0.2)
     # 24 questions, 4 an article: 0.2 · 24 = 5 have room for one article; so have 0.2 · 20 = 4
     assert data.split["sizes"] == {"train": 16, "validation": 4, "test": 4}
     parts = (data.train, data.validation, data.test)
@@ -253,7 +258,7 @@ def test_file_is_split_by_article(tmp_path: Path) -> None:
 
 def test_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
     source = write(tmp_path / "train.json", squad())
-    first, again, other = load_questions(source), load_questions(source), load_questions(source, split_seed=3)
+    first, again, other = load(source), load(source), load(source, split_seed=3)
     assert first == again and first.split["digest"] != other.split["digest"]
 
 
@@ -264,7 +269,7 @@ def test_a_context_in_two_articles_keeps_them_together(tmp_path: Path) -> None:
         question["answers"] = [{"text": "0", "answer_start": 10}]
     source = write(tmp_path / "train.json", content)
     for seed in range(5):
-        data = load_questions(source, split_seed=seed)
+        data = load(source, split_seed=seed)
         together = [{question.title for question in part} for part in (data.train, data.validation, data.test)]
         assert sum(bool(titles & {"q 0", "q 3"}) for titles in together) == 1
 
@@ -273,14 +278,14 @@ def test_articles_without_a_title_are_told_apart_by_context(tmp_path: Path) -> N
     content = squad(2)
     for article in content["data"]:
         del article["title"]
-    data = load_questions(write(tmp_path / "train.json.gz", content), validation_fraction=0.4, test_fraction=0.3)
+    data = load(write(tmp_path / "train.json.gz", content), validation_fraction=0.4, test_fraction=0.3)
     assert data.split["sizes"] == {"train": 4, "validation": 2, "test": 2}
 
 
 def test_test_file(tmp_path: Path) -> None:
     train = write(tmp_path / "train.json", squad())
     test = write(tmp_path / "test.json", squad(2, impossible=True, prefix="t"))
-    data = load_questions(train, test=test)
+    data = load(train, test=test)
     assert data.split["sizes"] == {"train": 20, "validation": 4, "test": 8}
     assert data.split["origin"]["test"] == test and data.has_impossible
     assert [question.impossible for question in data.test[:2]] == [False, True] and data.test[1].answers == []
@@ -290,7 +295,7 @@ def test_test_file(tmp_path: Path) -> None:
 def test_folder_of_squad(tmp_path: Path, version: str) -> None:
     write(tmp_path / f"train-v{version}.json", squad(impossible=version == "2.0"))
     write(tmp_path / f"dev-v{version}.json", squad(2, prefix="d"))
-    data = load_questions(str(tmp_path))
+    data = load(str(tmp_path))
     assert data.split["sizes"] == {"train": 20, "validation": 4, "test": 8}
     assert data.has_impossible == (version == "2.0")
     assert data.split["origin"]["test"] == "own (the development part)"
@@ -298,11 +303,11 @@ def test_folder_of_squad(tmp_path: Path, version: str) -> None:
 
 def test_folder_of_both_or_neither(tmp_path: Path) -> None:
     with pytest.raises(WideNetError, match=r"has neither train-v1.1.json and train-v2.0.json"):
-        load_questions(str(tmp_path))
+        load(str(tmp_path))
     for version in ("1.1", "2.0"):
         write(tmp_path / f"train-v{version}.json", squad())
     with pytest.raises(WideNetError, match=r"has both train-v1.1.json and train-v2.0.json; name one"):
-        load_questions(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_folder_of_datasets(tmp_path: Path) -> None:
@@ -329,7 +334,7 @@ def test_folder_of_datasets(tmp_path: Path) -> None:
     parts = {"train": squad(impossible=True), "validation": squad(2, prefix="d")}
     datasets.DatasetDict({name: table(part) for name, part in parts.items()}).save_to_disk(str(tmp_path / "saved"))
     files = [write(tmp_path / f"{name}.json", part) for name, part in parts.items()]
-    saved, plain = load_questions(str(tmp_path / "saved")), load_questions(files[0], test=files[1])
+    saved, plain = load(str(tmp_path / "saved")), load(files[0], test=files[1])
     assert (saved.train, saved.validation, saved.test) == (plain.train, plain.validation, plain.test)
     assert saved.split["digest"] == plain.split["digest"] and saved.has_impossible
 
@@ -353,12 +358,12 @@ def with_answers(path: Path, *answers: tuple[str, Any]) -> str:
 def test_bad_answer(tmp_path: Path, answer: tuple[str, int], found: str) -> None:
     source = with_answers(tmp_path / "train.json", answer, ("one", 1))
     with pytest.raises(WideNetError) as error:
-        load_questions(source)
+        load(source)
     assert str(error.value) == (
         f"{source} has 1 answer(s) that are not where they should be: q000: expected {answer[0]!r}, found {found} at "
         f"{answer[1]}; data.skip_bad_answers=true leaves them out"
     )
-    data = load_questions(source, skip_bad_answers=True)
+    data = load(source, skip_bad_answers=True)
     assert data.skipped == 1 and data.split["skipped_answers"] == 1 and sum(data.split["sizes"].values()) == 24
     everything = [question for part in (data.train, data.validation, data.test) for question in part]
     assert next(question for question in everything if question.id == "q000").answers == [("one", 1)]
@@ -367,15 +372,15 @@ def test_bad_answer(tmp_path: Path, answer: tuple[str, int], found: str) -> None
 def test_a_question_without_a_good_answer_is_left_out(tmp_path: Path) -> None:
     source = with_answers(tmp_path / "train.json", ("no", 0), ("way", 1), ("x" * 50, 2), ("y", 3))
     with pytest.raises(WideNetError) as error:
-        load_questions(source)
+        load(source)
     assert "4 answer(s)" in str(error.value) and "'xxx" in str(error.value) and "...'" in str(error.value)
     assert "'y'" not in str(error.value) and "\n" not in str(error.value)  # three are listed
-    data = load_questions(source, skip_bad_answers=True)
+    data = load(source, skip_bad_answers=True)
     assert data.skipped == 4 and sum(data.split["sizes"].values()) == 23
 
 
 def test_white_space_around_an_answer_is_cut_off(tmp_path: Path) -> None:
-    data = load_questions(with_answers(tmp_path / "train.json", ("  two ", 4)))
+    data = load(with_answers(tmp_path / "train.json", ("  two ", 4)))
     everything = [question for part in (data.train, data.validation, data.test) for question in part]
     assert next(question for question in everything if question.id == "q000").answers == [("two", 6)]
 
@@ -450,7 +455,7 @@ def broken(change: str) -> Any:
 def test_not_squad(tmp_path: Path, change: str, message: str) -> None:
     source = write(tmp_path / "train.json", broken(change))
     with pytest.raises(WideNetError, match=message) as error:
-        load_questions(source)
+        load(source)
     assert source in str(error.value) and "\n" not in str(error.value)
 
 
@@ -464,22 +469,22 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ):
         file.write_bytes(content)
         with pytest.raises(WideNetError, match=message):
-            load_questions(str(file))
+            load(str(file))
     (tmp_path / "train.json.gz").write_bytes(b"no gzip")
     with pytest.raises(WideNetError, match="cannot be read"):
-        load_questions(str(tmp_path / "train.json.gz"))
-    with pytest.raises(WideNetError, match=r"missing.json does not exist"):
-        load_questions(write(file, squad()), test=str(tmp_path / "missing.json"))
+        load(str(tmp_path / "train.json.gz"))
+    with pytest.raises(WideNetError, match=r"missing.json' does not exist"):
+        load(write(file, squad()), test=str(tmp_path / "missing.json"))
 
 
 def test_sources_that_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WideNetError, match=r"none.json' does not exist"):
-        load_questions(str(tmp_path / "none.json"))
+        load(str(tmp_path / "none.json"))
     with pytest.raises(WideNetError, match=r"unknown data set 'squad'; did you mean 'squad[12]'"):
-        load_questions("squad")
+        load("squad")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(WideNetError, match=r"squad1 needs the package datasets: pip install 'widenet\[datasets\]'"):
-        load_questions("squad1")
+        load("squad1")
 
 
 def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,14 +496,14 @@ def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(WideNetError, match=r"squad2 could not be loaded .*\(no network\); a local folder"):
-        load_questions("squad2")
+        load("squad2")
 
 
 def test_nothing_to_hold_out(tmp_path: Path) -> None:
     source = write(tmp_path / "train.json", squad(1))
     with pytest.raises(WideNetError, match=r"test_fraction=0.2 cannot be held out of .* 1 article\(s\)"):
-        load_questions(source)
+        load(source)
     with pytest.raises(WideNetError, match=r"validation_fraction=0.1 cannot be held out"):
-        load_questions(source, test=source)
-    with pytest.raises(WideNetError, match=r"test_fraction must lie between 0 and 1 \(both excluded\), not 1"):
-        load_questions(source, test_fraction=1)
+        load(source, test=source)
+    with pytest.raises(ValidationError, match=r"test_fraction\n.*less than 1"):
+        load(source, test_fraction=1)

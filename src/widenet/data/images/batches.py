@@ -23,15 +23,9 @@ from torchvision.transforms.v2 import functional as tv
 from transformers import ViTImageProcessor
 
 from widenet.config import WideNetVisionConfig
+from widenet.data.batch import Batch
 from widenet.data.images.load import ArrayImages, ImageData, ImageSet
-from widenet.recipes import Augmentation, ImageTrainingSection
-
-Batch = dict[str, Tensor]
-
-
-def as_is(batch: Any) -> Any:
-    """The collator of datasets that return whole batches."""
-    return batch
+from widenet.data.images.section import Augmentation
 
 
 def make_processor(config: WideNetVisionConfig, data: ImageData, crop_fraction: float = 1.0) -> ViTImageProcessor:
@@ -155,14 +149,20 @@ def _erase(x: Tensor, probability: float) -> Tensor:
 
 
 class Collator:
-    """Mix the images of a training batch and soften its labels, with timm's Mixup."""
+    """Mix the images of a training batch and soften its labels, with timm's Mixup.
 
-    def __init__(self, training: ImageTrainingSection, num_labels: int) -> None:
+    Args:
+        num_labels: number of classes.
+        label_smoothing: share of each label that is spread over all classes.
+        mixup, cutmix: α of the Beta distributions that the shares of two images are drawn from; 0: off.
+    """
+
+    def __init__(self, num_labels: int, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0) -> None:
         self.num_labels = num_labels
-        self.smoothing = training.label_smoothing
+        self.smoothing = label_smoothing
         self.mixup: Mixup | None = None
-        if training.mixup or training.cutmix:
-            self.mixup = Mixup(training.mixup, training.cutmix, num_classes=num_labels, label_smoothing=self.smoothing)
+        if mixup or cutmix:
+            self.mixup = Mixup(mixup, cutmix, num_classes=num_labels, label_smoothing=label_smoothing)
 
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch; with mixup or label smoothing, labels become [N, num_labels] probabilities."""

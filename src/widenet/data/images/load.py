@@ -5,19 +5,17 @@ test part is settled first and never takes part in choosing the validation part.
 """
 
 import hashlib
-import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from widenet.data.common import check_fractions, hold_out
-from widenet.data.images.readers import DOWNLOADS, NAMES, download, read_digits, read_folder, read_hub
+from widenet.data.common import find_data, hold_out
+from widenet.data.images.readers import NAMES, download, read_digits, read_folder, read_hub
+from widenet.data.images.section import ImagesSection
 from widenet.data.images.sets import ArrayImages, FileImages, ImageSet, Source, open_image
-from widenet.errors import WideNetError, unknown
+from widenet.errors import WideNetError
 
 __all__ = ["ArrayImages", "ImageData", "ImageSet", "load_images", "open_image"]
 
@@ -46,69 +44,49 @@ class ImageData:
     split: dict[str, Any]
 
 
-def load_images(
-    source: str,
-    *,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    cache_dir: str | None = None,
-    check_files: bool = True,
-    skip_bad_files: bool = False,
-    labelled: bool = True,
-) -> ImageData:
+def load_images(section: ImagesSection, *, labelled: bool = True) -> ImageData:
     """Load labelled images and settle their training, validation and test parts.
 
+    The source is ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10`` or ``cifar100`` (a folder of such a
+    name is ``./mnist``); a folder with the original files of the latter four; a folder with one sub-folder of
+    images per class, directly or under ``train/``, ``val/`` and ``test/``; a folder written by ``datasets``
+    (``save_to_disk``, parquet or arrow files); or a Hugging Face id (``user/name``, ``hf:name``).
+
     A part that the source does not have is held out of its training images, stratified by class and
-    determined by `split_seed`. A source with a validation part but no test part (like ImageNet) has its
+    determined by the split seed. A source with a validation part but no test part (like ImageNet) has its
     validation part taken as the test part, since validation is what checkpoints are picked by.
 
     Args:
-        source: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10`` or ``cifar100``; a folder with the
-            original files of the latter four; a folder with one sub-folder of images per class, directly
-            or under ``train/``, ``val/`` and ``test/``; a folder written by ``datasets``
-            (``save_to_disk``, parquet or arrow files); or a Hugging Face id (``user/name``, ``hf:name``).
-        validation_fraction: share of the training images, less those held out as test part.
-        test_fraction: share of the training images.
-        split_seed: settles which images are held out.
-        cache_dir: where downloads are kept; ``~/.cache/widenet`` (for Hugging Face: its own) when None.
-        check_files: decode every image file of a folder once, now.
-        skip_bad_files: leave out files that cannot be decoded, instead of raising.
+        section: the ``data`` section of a recipe.
         labelled: False also takes a folder of nothing but images, or of a single class.
 
     Raises:
         WideNetError: the source does not exist, cannot be downloaded or decoded, or cannot be split.
     """
-    check_fractions(validation_fraction=validation_fraction, test_fraction=test_fraction)
-    folder = Path(os.path.expanduser(source))
+    source = str(section.source)
+    place = find_data(source, NAMES, "data set")
     if source == "digits":
         found = read_digits()
-    elif source in DOWNLOADS:
-        found = download(source, cache_dir)
-    elif source.startswith("hf:") and not folder.exists():
-        found = read_hub(source.removeprefix("hf:"), cache_dir)
-    elif source and folder.is_dir():  # Path("") is the current folder
-        found = read_folder(folder, cache_dir, check_files or skip_bad_files, skip_bad_files, labelled)
-    elif folder.is_file():
-        raise WideNetError(f"{source} is a file; the data must be a folder, a known name or a Hugging Face id")
-    elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
-        if folder.parent.is_dir():  # a mistyped path rather than an id; without network the hub takes long
-            raise WideNetError(f"folder {source!r} does not exist; as a Hugging Face id it is hf:{source}")
-        found = read_hub(source, cache_dir)
-    elif source[:1] in ("", ".", "~") or "/" in source or os.sep in source:
-        raise WideNetError(f"folder {source!r} does not exist")
+    elif isinstance(place, str):
+        found = download(place, section.cache_dir)
+    elif isinstance(place, tuple):
+        found = read_hub(place, section.cache_dir)
+    elif place.is_dir():
+        check = section.check_files or section.skip_bad_files
+        found = read_folder(place, section.cache_dir, check, section.skip_bad_files, labelled)
     else:
-        raise WideNetError(f"{unknown('data set', source, NAMES)} A folder can be given, too: data=FOLDER.")
+        raise WideNetError(f"{source} is a file; the data must be a folder, a known name or a Hugging Face id")
     if labelled and len(np.unique(found.train.labels)) == 1:
         only = found.class_names[found.train.labels[0]]
         raise WideNetError(f"{source} has only one class ({only!r}); at least two are needed")
-    return _split(source, found, validation_fraction, test_fraction, split_seed)
+    return _split_images(section, found)
 
 
 # ---- splitting ----
 
 
-def _split(source: str, found: Source, validation_fraction: float, test_fraction: float, seed: int) -> ImageData:
+def _split_images(section: ImagesSection, found: Source) -> ImageData:
+    source, seed = str(section.source), section.split_seed
     own = {"test": found.test, "validation": found.validation}
     own_test = "own"
     if found.test is None and found.validation is not None:
@@ -118,10 +96,10 @@ def _split(source: str, found: Source, validation_fraction: float, test_fraction
     rest = np.arange(len(found.train))
     parts: dict[str, ImageSet] = {}
     indices, origin = {}, {"train": "own"}
-    for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+    for name, fraction in (("test", section.test_fraction), ("validation", section.validation_fraction)):
         part = own[name]
         if part is None:
-            rest, indices[name] = _hold_out(source, found, rest, name, fraction, seed)
+            rest, indices[name] = _hold_out_images(source, found, rest, name, fraction, seed)
             parts[name] = found.train.subset(indices[name])
             origin[name] = f"held out of train, {fraction}, seed {seed}"
         elif len(part) == 0:
@@ -153,7 +131,7 @@ def _split(source: str, found: Source, validation_fraction: float, test_fraction
     return ImageData(**parts, class_names=found.class_names, mean=mean, std=std, split=split)
 
 
-def _hold_out(
+def _hold_out_images(
     source: str, found: Source, rest: np.ndarray, name: str, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return `rest` (indices into the training images) as (kept, held out), both sorted."""

@@ -179,9 +179,9 @@ def read_folder(folder: Path, cache_dir: str | None, check: bool, skip: bool, la
         if cifar10 or ((place / "train").is_file() and (place / "meta").is_file()):
             return _read_cifar(place)
     if is_saved(folder):
-        return read_hub(str(folder), cache_dir, saved=True)
+        return read_hub((str(folder),), cache_dir, saved=True)
     if has_tables(folder):
-        return read_hub(str(folder.resolve()), cache_dir)
+        return read_hub((str(folder.resolve()),), cache_dir)
     return _read_class_folders(folder, check, skip, labelled)
 
 
@@ -282,9 +282,10 @@ def _bad_files(paths: list[Path]) -> dict[Path, str]:
 # ---- Hugging Face data sets ----
 
 
-def read_hub(name: str, cache_dir: str | None, saved: bool = False) -> Source:
+def read_hub(place: tuple[str, ...], cache_dir: str | None, saved: bool = False) -> Source:
     """Read a data set from the hub, a folder of parquet or arrow files, or (`saved`) of ``save_to_disk``."""
-    tables = load_parts(name, (name,), "a local folder can be given instead: data=FOLDER", saved, cache_dir=cache_dir)
+    name = ":".join(place)
+    tables = load_parts(name, place, "a local folder can be given instead: data=FOLDER", saved, cache_dir=cache_dir)
     if "train" not in tables and len(tables) == 1:
         tables = {"train": next(iter(tables.values()))}
     if "train" not in tables:

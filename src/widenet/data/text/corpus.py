@@ -14,17 +14,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from widenet.data.common import cache_folder, check_fractions
+from widenet.data.common import cache_folder
+from widenet.data.section import AtLeastOne, Fraction
 from widenet.data.text.documents import Documents, Piece, find_texts, iter_pieces
-from widenet.data.text.tokenizer import load_tokenizer, sentence_ends, train_wordpiece
+from widenet.data.text.tokenizer import TextSection, load_tokenizer, sentence_ends, train_wordpiece
 from widenet.errors import WideNetError, reason
 
-__all__ = ["CorpusData", "Segments", "load_corpus", "sentence_cuts", "unigram_loss"]
+__all__ = ["CorpusData", "CorpusSection", "Segments", "load_corpus", "sentence_cuts", "unigram_loss"]
 
 SPECIAL_PER_PAIR = 3  # [CLS] A [SEP] B [SEP]
 SMALLEST_SEGMENT = 8  # tokens; shorter leftovers are dropped
@@ -32,6 +33,29 @@ BLOCK = 32  # segments that are held out together
 SMALLEST_BLOCKS = 64  # a small corpus has smaller blocks rather than fewer
 BATCH = 1 << 20  # characters tokenised at a time
 FORMAT = 1  # raise it when the files in the cache change
+VOCABULARY = 30_000  # tokens
+
+
+class CorpusSection(TextSection):
+    """Running text for pretraining."""
+
+    source: str | None
+    """Text file, folder of them, .jsonl, Hugging Face id, or wikipedia-books, the corpus of the paper."""
+    documents: Documents = "file"
+    """What a document is: a whole file (or row of a table), what stands between blank lines, or a line."""
+    validation_fraction: Fraction = 0.01
+    """Share of the segments, less those of the test part, that picks the checkpoint; at least one block."""
+    test_fraction: Fraction = 0.01
+    """Share of the segments held out for testing; at least one block."""
+    masking: Literal["ngram", "token"] = "ngram"
+    """What is masked: runs of whole words, as ALBERT (ngram), or single tokens, as BERT (token)."""
+    mask_rate: Fraction = 0.15
+    """Share of an example's tokens to predict, at least one; special tokens and [UNK] do not count."""
+    max_ngram: AtLeastOne = 3
+    """Words in the longest run that is masked."""
+    sentence_order: bool = True
+    """Whether the order of a segment's two parts is predicted, too."""
+
 
 # ---- segments ----
 
@@ -201,68 +225,53 @@ class _Texts:
 
 
 def load_corpus(
-    source: str,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    *,
-    vocab_size: int = 30_000,
-    lowercase: bool = True,
-    max_length: int = 512,
-    documents: Documents = "file",
-    validation_fraction: float = 0.01,
-    test_fraction: float = 0.01,
-    split_seed: int = 0,
-    cache_dir: str | None = None,
+    section: CorpusSection, tokenizer: PreTrainedTokenizerBase | None = None, vocab_size: int | None = None
 ) -> CorpusData:
     """Tokenise a corpus, unless the cache has it already, and settle its three parts.
 
     Segments hold at most ``max_length - 3`` tokens and never cross a document; what is left of a document
     is dropped if it is shorter than 8 tokens. The held-out parts are blocks of neighbouring segments
     (32 of them, fewer in a small corpus), so that most of what surrounds a held-out text is held out, too.
+    The cache knows a file by its path, size and time of change, and a data set of the hub by its name.
 
     Args:
-        source: see :func:`widenet.data.text.documents.iter_documents`.
+        section: the ``data`` section of a recipe; for its source see :func:`iter_documents`.
         tokenizer: a fast tokenizer; None trains a WordPiece tokenizer on the whole corpus. Training it on
             the training part alone would need the parts before there are tokens to cut them by; what a
             vocabulary knows of the held-out text is how often its words occur.
-        vocab_size, lowercase: of the tokenizer that is trained.
-        max_length: of an example, with its special tokens.
-        documents: see :func:`widenet.data.text.documents.iter_documents`.
-        validation_fraction: share of the segments, less those of the test part; at least one block.
-        test_fraction: share of the segments; at least one block.
-        split_seed: settles which blocks are held out.
-        cache_dir: the cache is ``corpora/`` in here; ``~/.cache/widenet`` when None. It knows a file by
-            its path, size and time of change, and a data set of the hub by its name.
+        vocab_size: of a tokenizer that is trained; 30,000 when None.
 
     Raises:
         WideNetError: as :func:`~widenet.data.text.documents.iter_documents`; or the corpus is too small, or the cache
             cannot be written.
     """
-    check_fractions(validation_fraction=validation_fraction, test_fraction=test_fraction)
+    source, documents, max_length = str(section.source), section.documents, section.max_length
+    vocab_size = vocab_size or VOCABULARY
     longest = max_length - SPECIAL_PER_PAIR
     if longest < SMALLEST_SEGMENT:
         raise WideNetError(f"max_length must be at least {SMALLEST_SEGMENT + SPECIAL_PER_PAIR}, not {max_length}")
     found = find_texts(source)
-    made_by = ["wordpiece", vocab_size, lowercase] if tokenizer is None else _tokenizer_state(tokenizer)
+    made_by = ["wordpiece", vocab_size, section.lowercase] if tokenizer is None else _tokenizer_state(tokenizer)
     key = json.dumps([FORMAT, found.identity, documents, longest, made_by])
-    root = cache_folder(cache_dir) / "corpora"
+    root = cache_folder(section.cache_dir) / "corpora"
     folder = root / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not _is_complete(folder):
-        pieces = partial(iter_pieces, source, found, documents, cache_dir)
+        pieces = partial(iter_pieces, source, found, documents, section.cache_dir)
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=root, prefix=".making-") as staging:
                 made = Path(staging) / "corpus"
                 made.mkdir()
                 if tokenizer is None:
-                    train_wordpiece(_Texts(pieces), vocab_size, lowercase).save_pretrained(made)
+                    train_wordpiece(_Texts(pieces), vocab_size, section.lowercase).save_pretrained(made)
                 what = f"{source} (documents={documents})"
-                _tokenise(pieces(), tokenizer or load_tokenizer(made), longest, made, what)
+                _write_segments(pieces(), tokenizer or load_tokenizer(made), longest, made, what)
                 if not _is_complete(folder):  # another process may have been first
                     shutil.rmtree(folder, ignore_errors=True)
                     made.rename(folder)
         except OSError as error:
             raise WideNetError(f"the corpus cannot be written to the cache {root} ({reason(error)})") from error
-    return _split(source, folder, tokenizer or load_tokenizer(folder), validation_fraction, test_fraction, split_seed)
+    return _split_corpus(section, folder, tokenizer or load_tokenizer(folder))
 
 
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -271,7 +280,7 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {name: value for name, value in state.items() if name not in ("truncation", "padding")}
 
 
-def _tokenise(
+def _write_segments(
     pieces: Iterator[Piece], tokenizer: PreTrainedTokenizerBase, longest: int, folder: Path, what: str
 ) -> None:
     """Write the segments of a corpus to `folder`."""
@@ -321,14 +330,8 @@ def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _split(
-    source: str,
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    validation_fraction: float,
-    test_fraction: float,
-    seed: int,
-) -> CorpusData:
+def _split_corpus(section: CorpusSection, folder: Path, tokenizer: PreTrainedTokenizerBase) -> CorpusData:
+    test_fraction, validation_fraction, seed = section.test_fraction, section.validation_fraction, section.split_seed
     record = json.loads((folder / "corpus.json").read_text())
     S = record["segments"]
     block_size = min(max(S // SMALLEST_BLOCKS, 1), BLOCK)
@@ -353,7 +356,7 @@ def _split(
         unigram -= parts[name].counts(len(unigram))
     held_out = "held out in blocks of {} segments, {}, seed {}"
     split = {
-        "source": source,
+        "source": str(section.source),
         "seed": seed,
         "sizes": {name: len(part) for name, part in parts.items()},
         "tokens": {name: part.tokens for name, part in parts.items()},

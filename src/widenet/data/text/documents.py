@@ -5,16 +5,14 @@ import codecs
 import gzip
 import json
 import lzma
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from widenet.data.common import is_saved, load_parts
-from widenet.errors import WideNetError, reason, unknown
+from widenet.data.common import find_data, is_saved, load_parts
+from widenet.errors import WideNetError, reason
 
 __all__ = ["Documents", "Found", "Piece", "find_texts", "iter_documents", "iter_pieces"]
 
@@ -35,7 +33,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """Rows of text: a data set of the hub, or (`saved`) a folder of ``save_to_disk``."""
 
     name: str
@@ -50,7 +48,7 @@ class Found:
     """What a source consists of; `identity` changes when its content does."""
 
     files: list[Path] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
+    tables: list[TextTable] = field(default_factory=list)
     identity: list[Any] = field(default_factory=list)
 
 
@@ -58,8 +56,8 @@ class Found:
 # script, which `datasets` no longer runs; the hub keeps the same rows as parquet files beside it.
 PUBLIC = {
     "wikipedia-books": [
-        Table("wikimedia/wikipedia", "20231101.en"),
-        Table("bookcorpus/bookcorpus", revision="refs/convert/parquet", rows_are_documents=False),
+        TextTable("wikimedia/wikipedia", "20231101.en"),
+        TextTable("bookcorpus/bookcorpus", revision="refs/convert/parquet", rows_are_documents=False),
     ]
 }
 
@@ -90,30 +88,24 @@ def iter_documents(source: str, documents: Documents = "file", cache_dir: str | 
 
 def find_texts(source: str) -> Found:
     """Tell by its name and files what a source is."""
-    folder = Path(os.path.expanduser(source))
-    name, _, config = source.removeprefix("hf:").partition(":")
-    if source in PUBLIC:
-        return Found(tables=PUBLIC[source], identity=[source])
-    if source and folder.is_dir():  # Path("") is the current folder
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
-        identity = [[str(path.resolve()), *_version(path)] for path in files]
-        if is_saved(folder):
-            return Found(tables=[Table(str(folder), saved=True)], identity=identity)
-        if any(path.suffix in (".parquet", ".arrow") for path in files):
-            return Found(tables=[Table(str(folder.resolve()))], identity=identity)
-        texts = [path for path in files if _suffix(path) in TEXT_SUFFIXES + JSON_SUFFIXES]
-        if not texts:
-            kinds = ", ".join([*TEXT_SUFFIXES[1:], *JSON_SUFFIXES])
-            raise WideNetError(f"{source} has no text files ({kinds}, or without suffix; .gz, .xz, .bz2 after it)")
-        return Found(files=texts, identity=identity)
-    if folder.is_file():
-        return Found(files=[folder], identity=[[str(folder.resolve()), *_version(folder)]])
-    mistyped = folder.parent.is_dir() and not source.startswith("hf:")
-    if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and (source.startswith("hf:") or ("/" in name and not mistyped)):
-        return Found(tables=[Table(name, config or None)], identity=[source])
-    if source[:1] in ("", ".", "~") or "/" in source or os.sep in source or "." in source:
-        raise WideNetError(f"corpus {source!r} does not exist")
-    raise WideNetError(f"{unknown('corpus', source, PUBLIC)} A file or folder can be given, too: data=PATH.")
+    place = find_data(source, PUBLIC, "corpus")
+    if isinstance(place, str):
+        return Found(tables=PUBLIC[place], identity=[place])
+    if isinstance(place, tuple):
+        return Found(tables=[TextTable(place[0], ":".join(place[1:]) or None)], identity=[source])
+    if place.is_file():
+        return Found(files=[place], identity=[[str(place.resolve()), *_version(place)]])
+    files = sorted(path for path in place.rglob("*") if path.is_file() and not _hidden(path.relative_to(place)))
+    identity = [[str(path.resolve()), *_version(path)] for path in files]
+    if is_saved(place):
+        return Found(tables=[TextTable(str(place), saved=True)], identity=identity)
+    if any(path.suffix in (".parquet", ".arrow") for path in files):
+        return Found(tables=[TextTable(str(place.resolve()))], identity=identity)
+    texts = [path for path in files if _suffix(path) in TEXT_SUFFIXES + JSON_SUFFIXES]
+    if not texts:
+        kinds = ", ".join([*TEXT_SUFFIXES[1:], *JSON_SUFFIXES])
+        raise WideNetError(f"{source} has no text files ({kinds}, or without suffix; .gz, .xz, .bz2 after it)")
+    return Found(files=texts, identity=identity)
 
 
 def _hidden(path: Path) -> bool:
@@ -132,8 +124,6 @@ def _suffix(path: Path) -> str:
 
 def iter_pieces(source: str, found: Found, documents: Documents, cache_dir: str | None) -> Iterator[Piece]:
     """Stream a corpus piece by piece; WideNetError if it has no text at all."""
-    if documents not in ("file", "blank-line", "line"):
-        raise WideNetError(f"documents must be file, blank-line or line, not {documents!r}")
     empty = True
     for lines in chain(_file_lines(found.files), _table_lines(found.tables, cache_dir)):
         for piece in _pieces(lines, documents):
@@ -237,7 +227,7 @@ def _json_texts(path: Path) -> Iterator[str]:
         yield text
 
 
-def _table_lines(tables: list[Table], cache_dir: str | None) -> Iterator[Iterator[str]]:
+def _table_lines(tables: list[TextTable], cache_dir: str | None) -> Iterator[Iterator[str]]:
     """Return, for each document of the tables, its lines."""
     for table in tables:
         rows = _rows(table, cache_dir)
@@ -248,7 +238,7 @@ def _table_lines(tables: list[Table], cache_dir: str | None) -> Iterator[Iterato
             yield _lines(f"{text}\n" for text in rows)
 
 
-def _rows(table: Table, cache_dir: str | None) -> Iterator[str]:
+def _rows(table: TextTable, cache_dir: str | None) -> Iterator[str]:
     """Stream the texts of a table; `datasets` downloads it once and reads it through a memory map."""
     instead = "a local text file or folder can be given instead: data=PATH"
     place = (table.name,) if table.config is None else (table.name, table.config)

@@ -4,15 +4,15 @@ Axes: N examples, L tokens of the longest, V token ids; W words of one example.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from widenet.data.images.batches import Batch
-from widenet.data.text.corpus import SPECIAL_PER_PAIR, sentence_cuts
+from widenet.data.batch import Batch
+from widenet.data.text.corpus import SPECIAL_PER_PAIR, CorpusSection, sentence_cuts
 from widenet.data.text.tokenizer import continuations, sentence_ends
 from widenet.errors import WideNetError
 
@@ -114,53 +114,22 @@ class PretrainingBatches(Dataset):
 
     In training the masks depend on nothing but the seed and the indices of the batch: they are the same
     in a resumed run and with any number of workers, and other ones in every epoch, since its order is.
-    With ``dynamic=False``, for evaluation, an example depends on the seed and its own index alone.
     """
 
     def __init__(
-        self,
-        segments: SegmentList,
-        tokenizer: PreTrainedTokenizerBase,
-        masking: Literal["ngram", "token"] = "ngram",
-        mask_rate: float = 0.15,
-        max_ngram: int = 3,
-        sentence_order: bool = True,
-        *,
-        seed: int,
-        max_length: int,
-        dynamic: bool = True,
+        self, segments: SegmentList, tokenizer: PreTrainedTokenizerBase, section: CorpusSection, seed: int | None
     ) -> None:
         """Take the segments as they are.
 
         Args:
-            segments: token ids without special tokens.
+            segments: token ids without special tokens, short enough for the section's ``max_length``.
             tokenizer: what the ids mean.
-            masking: whole words and runs of them, as ALBERT; or single tokens, as BERT.
-            mask_rate: share of an example's tokens to predict; at least one. Special tokens and [UNK]
-                neither count nor are ever predicted.
-            max_ngram: words in the longest run.
-            sentence_order: predict the order of a segment's two parts, too.
-            seed: at least 0.
-            max_length: no example may be longer.
-            dynamic: False for evaluation.
-
-        Raises:
-            WideNetError: a value is out of its range.
+            section: the ``data`` section of a recipe: ``masking`` and what goes with it.
+            seed: at least 0. None for evaluation, where an example depends on its own index alone.
         """
-        if masking not in ("ngram", "token"):
-            raise WideNetError(f"masking must be ngram or token, not {masking!r}")
-        if not 0 < mask_rate < 1:
-            raise WideNetError(f"mask_rate must lie between 0 and 1 (both excluded), not {mask_rate}")
-        if max_ngram < 1:
-            raise WideNetError(f"max_ngram must be at least 1, not {max_ngram}")
         self.segments = segments
-        self.masking = masking
-        self.mask_rate = mask_rate
-        self.max_ngram = max_ngram
-        self.sentence_order = sentence_order
+        self.section = section
         self.seed = seed
-        self.max_length = max_length
-        self.dynamic = dynamic
         self.pad, self.cls, self.sep, self.mask = (
             int(getattr(tokenizer, f"{name}_token_id")) for name in ("pad", "cls", "sep", "mask")
         )
@@ -175,7 +144,7 @@ class PretrainingBatches(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a whole batch; DataLoader asks for it when the collator passes it through."""
-        shared = self._rng(*indices) if self.dynamic else None
+        shared = self._rng(*indices) if self.seed is not None else None
         examples = [self._example(index, shared or self._rng(index)) for index in indices]
         shape = len(examples), max(len(ids) for ids, *_ in examples)
         input_ids = np.full(shape, self.pad)  # [N, L], as the next three
@@ -193,22 +162,22 @@ class PretrainingBatches(Dataset):
             "token_type_ids": token_type_ids,
             "labels": labels,
         }
-        if self.sentence_order:
+        if self.section.sentence_order:
             batch["sentence_order_label"] = np.array([order for *_, order in examples])
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def _rng(self, *indices: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence([self.seed, *map(int, indices)]))
+        return np.random.default_rng(np.random.SeedSequence([self.seed or 0, *map(int, indices)]))
 
     def _example(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int, int]:
         """Return input ids, labels, where the second part starts, and the sentence-order label."""
         segment = self.segments[index]
-        if len(segment) + SPECIAL_PER_PAIR > self.max_length:
+        if len(segment) + SPECIAL_PER_PAIR > self.section.max_length:
             raise WideNetError(
                 f"segment {index} has {len(segment)} tokens; with {SPECIAL_PER_PAIR} special ones, at most "
-                f"max_length={self.max_length} are allowed"
+                f"max_length={self.section.max_length} are allowed"
             )
-        if self.sentence_order:
+        if self.section.sentence_order:
             first, last, order = sentence_order(segment, self.ends, rng)
             ids = np.concatenate([[self.cls], first, [self.sep], last, [self.sep]])
             second = len(first) + 2
@@ -228,8 +197,8 @@ class PretrainingBatches(Dataset):
     def _choose(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the positions of the tokens to predict."""
         maskable = self.ordinary[ids]
-        budget = max(round(self.mask_rate * int(maskable.sum())), 1)
-        if self.masking == "token":
+        budget = max(round(self.section.mask_rate * int(maskable.sum())), 1)
+        if self.section.masking == "token":
             return rng.permutation(np.flatnonzero(maskable))[:budget]
-        spans = ngram_spans(maskable, self.continuation[ids], budget, self.max_ngram, rng)
+        spans = ngram_spans(maskable, self.continuation[ids], budget, self.section.max_ngram, rng)
         return np.array([position for span in spans for position in range(*span)], dtype=np.int64)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from widenet.data.images.batches import Batch
+from widenet.data.batch import Batch
 from widenet.data.text.corpus import Segments
 
 

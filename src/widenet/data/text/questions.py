@@ -8,14 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from widenet.data.common import check_fractions
+from widenet.data.section import AtLeastOne
 from widenet.data.text.tables import check_text, digest, is_dataset, load_tables, parse_json, read_text
+from widenet.data.text.tokenizer import Length, TextSection
 from widenet.errors import WideNetError
 
 # name: arguments of datasets.load_dataset
 NAMES = {"squad1": ("rajpurkar/squad",), "squad2": ("rajpurkar/squad_v2",)}
 FILES = (("train-v1.1.json", "dev-v1.1.json"), ("train-v2.0.json", "dev-v2.0.json"))
 LISTED = 3  # bad answers that an error shows
+
+
+class QuestionsSection(TextSection):
+    """Questions about contexts, in SQuAD's format."""
+
+    source: str | None
+    """squad1, squad2; a SQuAD JSON file, or a folder with SQuAD's own files; or a Hugging Face id."""
+    test: str | None = None
+    """File with the test part; null: the source's development part, or held out."""
+    max_length: Length = 384
+    """Tokens of a window: question, context and special tokens."""
+    doc_stride: AtLeastOne = 128
+    """Tokens from the start of a window to the start of the next."""
+    n_best: AtLeastOne = 20
+    """Starts, ends and answers of a question that are considered."""
+    max_answer_length: AtLeastOne = 30
+    """Tokens of the longest answer."""
+    skip_bad_answers: bool = False
+    """Leave out answers that are not where they should be, and questions left without any, instead of stopping."""
 
 
 @dataclass(frozen=True)
@@ -56,52 +76,38 @@ class QuestionData:
     skipped: int
 
 
-def load_questions(
-    source: str,
-    *,
-    test: str | None = None,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    skip_bad_answers: bool = False,
-    cache_dir: str | None = None,
-) -> QuestionData:
+def load_questions(section: QuestionsSection) -> QuestionData:
     """Load questions and settle their training, validation and test parts.
 
-    The test part is the file `test`, or the development part of the source (SQuAD's test part is not
+    The source is ``squad1`` or ``squad2`` (a folder of such a name is ``./squad1``); a SQuAD JSON file, also
+    .gz; a folder with SQuAD's own files (``train-v1.1.json`` and ``dev-v1.1.json``, or those of v2.0) or
+    written by ``datasets``; or a Hugging Face id.
+
+    The test part is the section's test file, or the development part of the source (SQuAD's test part is not
     public), or held out. What is held out of the training part are whole articles, so that no context is
-    in two parts; they are determined by `split_seed`.
+    in two parts; they are determined by the split seed.
 
     An answer must stand in its context, to the character, where its file says. White space around it is
     cut off, and its start moved along, since no token stands for white space.
 
     Args:
-        source: ``squad1`` or ``squad2``; a SQuAD JSON file, also .gz; a folder with SQuAD's own files
-            (``train-v1.1.json`` and ``dev-v1.1.json``, or those of v2.0) or written by ``datasets``; or a
-            Hugging Face id.
-        test: file with the test part.
-        validation_fraction: share of the training questions, less those held out as test part.
-        test_fraction: share of the training questions.
-        split_seed: settles which articles are held out.
-        skip_bad_answers: leave out answers that are not where they should be, and questions that are left
-            without any, instead of raising.
-        cache_dir: where ``datasets`` keeps downloads; its own place when None.
+        section: the ``data`` section of a recipe.
 
     Raises:
         WideNetError: the source does not exist, cannot be downloaded or read, or cannot be split.
     """
-    check_fractions(validation_fraction=validation_fraction, test_fraction=test_fraction)
-    readers = _read_source(source, cache_dir)
+    source, test, split_seed = str(section.source), section.test, section.split_seed
+    readers = _read_parts(source, section.cache_dir)
     origin = dict.fromkeys(readers, "own")
     if "test" in readers:
         origin["test"] = "own (the development part)"
     if test is not None:
         readers["test"], origin["test"] = _Reader(test), test
         readers["test"].read_file(Path(test).expanduser())
-    parts = {name: reader.finish(skip_bad_answers) for name, reader in readers.items()}
-    for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+    parts = {name: reader.finish(section.skip_bad_answers) for name, reader in readers.items()}
+    for name, fraction in (("test", section.test_fraction), ("validation", section.validation_fraction)):
         if name not in parts:
-            parts["train"], parts[name] = _hold_out(source, parts["train"], name, fraction, split_seed)
+            parts["train"], parts[name] = _hold_out_articles(source, parts["train"], name, fraction, split_seed)
             origin[name] = f"held out of train by article, {fraction}, seed {split_seed}"
     names = ("train", "validation", "test")
     skipped = sum(len(reader.bad) for reader in readers.values())
@@ -124,7 +130,7 @@ def load_questions(
 # ---- reading ----
 
 
-def _read_source(source: str, cache_dir: str | None) -> dict[str, "_Reader"]:
+def _read_parts(source: str, cache_dir: str | None) -> dict[str, "_Reader"]:
     """Return the training part, and the test part if there is one."""
     path = Path(source).expanduser()
     readers = {"train": _Reader(source)}
@@ -249,7 +255,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
-def _hold_out(
+def _hold_out_articles(
     source: str, questions: list[Question], name: str, fraction: float, seed: int
 ) -> tuple[list[Question], list[Question]]:
     """Return the questions as (kept, held out); an article, or a context that several share, is in one of them."""

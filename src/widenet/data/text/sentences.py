@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from widenet.data.common import check_fractions, hold_out
+from widenet.data.common import hold_out
 from widenet.data.text.padding import pad_id, pad_rows
 from widenet.data.text.tables import (
     SUFFIXES,
@@ -31,6 +31,7 @@ from widenet.data.text.tables import (
     open_table,
     suffix,
 )
+from widenet.data.text.tokenizer import TextSection
 from widenet.errors import WideNetError
 
 # name: arguments of datasets.load_dataset
@@ -46,6 +47,25 @@ TEXT_COLUMNS = ("sentence", "text", "review")
 LABEL_COLUMNS = ("gold_label", "label", "labels")  # MNLI has label1 … label5 beside gold_label
 DEV_PART = re.compile(r"(?:dev|val|valid|validation)(?:_(matched|mismatched))?")
 TOKENISE_AT_ONCE = 1024  # texts; the tokenizer keeps what it cuts off, so whole sets take much memory
+
+
+class SentencesSection(TextSection):
+    """Sentences, or pairs of them, with labels or numbers."""
+
+    source: str | None
+    """sst2, mnli; a .tsv, .csv, .json or .jsonl file, or a folder of them; or a Hugging Face id."""
+    test: str | None = None
+    """File with the test part; null: the source's own, or held out."""
+    validation: str | None = None
+    """File with the validation part; null: the source's own, or held out."""
+    text_column: str | None = None
+    """Column of the texts; null: found by its usual name."""
+    pair_column: str | None = None
+    """Column of the second text of each pair, beside text_column."""
+    label_column: str | None = None
+    """Column of the labels; null: found by its usual name."""
+    regression: bool = False
+    """Whether labels are numbers to predict, not classes."""
 
 
 @dataclass(frozen=True)
@@ -90,50 +110,30 @@ class SentenceData:
     split: dict[str, Any]
 
 
-def load_sentences(
-    source: str,
-    *,
-    test: str | None = None,
-    validation: str | None = None,
-    text_column: str | None = None,
-    pair_column: str | None = None,
-    label_column: str | None = None,
-    regression: bool = False,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    cache_dir: str | None = None,
-) -> SentenceData:
+def load_sentences(section: SentencesSection) -> SentenceData:
     """Load labelled texts and settle their training, validation and test parts.
 
-    The test part is, in this order: the file `test`; a labelled test part of the source; its development
+    The source is ``sst2`` or ``mnli`` (a folder of such a name is ``./sst2``); a folder with GLUE's own files
+    (``train.tsv`` and ``dev.tsv``, or ``dev_matched.tsv`` and ``dev_mismatched.tsv``); a .tsv, .csv, .json or
+    .jsonl file, also .gz, with a header; a folder of such files by the names train, dev and test; a folder
+    written by ``datasets``; or a Hugging Face id (``user/name``, ``user/name:config``, ``hf:name``).
+
+    The test part is, in this order: the section's test file; a labelled test part of the source; its development
     part; held out of its training part. A development part that is not the test part is the validation
-    part (not MNLI's two). What is held out is stratified by class (not for regression) and determined by `split_seed`.
+    part (not MNLI's two). What is held out is stratified by class (not for regression) and determined by the
+    split seed.
 
     Args:
-        source: ``sst2`` or ``mnli``; a folder with GLUE's own files (``train.tsv`` and ``dev.tsv``, or
-            ``dev_matched.tsv`` and ``dev_mismatched.tsv``); a .tsv, .csv, .json or .jsonl file, also .gz,
-            with a header; a folder of such files by the names train, dev and test; a folder written by
-            ``datasets``; or a Hugging Face id (``user/name``, ``user/name:config``, ``hf:name``).
-        test: file with the test part.
-        validation: file with the validation part.
-        text_column: column of the texts, if its name is not one of the usual ones.
-        pair_column: column of the second text of each pair, with `text_column`.
-        label_column: column of the labels, if its name is not one of the usual ones.
-        regression: labels are numbers to predict, not classes.
-        validation_fraction: share of the training texts, less those held out as test part.
-        test_fraction: share of the training texts.
-        split_seed: settles which texts are held out.
-        cache_dir: where ``datasets`` keeps downloads; its own place when None.
+        section: the ``data`` section of a recipe.
 
     Raises:
         WideNetError: the source does not exist, cannot be downloaded or read, or cannot be split.
     """
-    check_fractions(validation_fraction=validation_fraction, test_fraction=test_fraction)
-    if pair_column is not None and text_column is None:
-        raise WideNetError(f"pair_column={pair_column} needs text_column, the column of the first texts")
-    found = _read_source(source, cache_dir)
-    columns = _find_columns(found.train, text_column, pair_column, label_column)
+    source, test, validation, regression = str(section.source), section.test, section.validation, section.regression
+    if section.pair_column is not None and section.text_column is None:
+        raise WideNetError(f"pair_column={section.pair_column} needs text_column, the column of the first texts")
+    found = _find_tables(source, section.cache_dir)
+    columns = _find_columns(found.train, section.text_column, section.pair_column, section.label_column)
     tables, origin = {"train": found.train}, {"train": "own"}
     if test is not None:
         tables["test"], origin["test"] = open_table(Path(test).expanduser()), test
@@ -151,18 +151,18 @@ def load_sentences(
     parts = {name: part.numbered(class_names) for name, part in examples.items()}
     skipped = sum(part.skipped for part in examples.values())
 
-    for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+    for name, fraction in (("test", section.test_fraction), ("validation", section.validation_fraction)):
         if name in parts or (name == "test" and "matched" in parts):
             continue
-        kept, held = _hold_out(source, parts["train"], class_names, name, fraction, split_seed)
+        kept, held = _hold_out_rows(source, parts["train"], class_names, name, fraction, section.split_seed)
         parts[name], parts["train"] = parts["train"].subset(held), parts["train"].subset(kept)
-        origin[name] = f"held out of train, {fraction}, seed {split_seed}"
+        origin[name] = f"held out of train, {fraction}, seed {section.split_seed}"
     # from here on in one order, whatever was held out
     names = ["train", "validation", *(name for name in parts if name not in ("train", "validation"))]
     contents = [[name, parts[name].first, parts[name].second, parts[name].labels.tolist()] for name in names]
     split = {
         "source": source,
-        "seed": split_seed,
+        "seed": section.split_seed,
         "sizes": {name: len(parts[name]) for name in names},
         "origin": {name: origin[name] for name in names},
         "skipped_rows": skipped,
@@ -185,7 +185,7 @@ class _Parts:
     test: Table | None = None
 
 
-def _read_source(source: str, cache_dir: str | None) -> _Parts:
+def _find_tables(source: str, cache_dir: str | None) -> _Parts:
     path = Path(source).expanduser()
     if source in NAMES or not source or not path.exists():
         return _settle(source, _hub_parts(source, cache_dir))
@@ -353,7 +353,7 @@ def _class_names(source: str, table: Table, column: str, labels: list[str]) -> l
     return sorted(found, key=lambda name: (0, int(name), name) if re.fullmatch(r"-?\d+", name) else (1, 0, name))
 
 
-def _hold_out(
+def _hold_out_rows(
     source: str, train: Sentences, class_names: list[str] | None, name: str, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices into the training part as (kept, held out), both sorted."""

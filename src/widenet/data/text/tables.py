@@ -5,15 +5,14 @@ import gzip
 import hashlib
 import io
 import json
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from widenet.data.common import has_tables, is_saved, load_parts
-from widenet.errors import WideNetError, reason, unknown
+from widenet.data.common import find_data, has_tables, is_saved, load_parts, no_such
+from widenet.errors import WideNetError, reason
 
 SUFFIXES = (".tsv", ".csv", ".json", ".jsonl")
 
@@ -47,7 +46,7 @@ def read_text(path: Path) -> str:
         data = gzip.decompress(data) if path.suffix == ".gz" else data
         text = data.decode().removeprefix("\ufeff")
     except FileNotFoundError as error:
-        raise WideNetError(f"{path} does not exist") from error
+        raise no_such(path) from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise WideNetError(
@@ -176,22 +175,9 @@ def load_tables(source: str, names: Mapping[str, tuple[str, ...]], cache_dir: st
         names: public names, each with its id and, where it has several, its configuration.
         cache_dir: where downloads are kept.
     """
-    path = Path(source).expanduser()
-    saved = False
-    if source in names:
-        place = names[source]
-    elif source and path.is_dir():
-        saved, place = is_saved(path), (str(path),)
-    elif source.startswith("hf:"):
-        place = tuple(source.removeprefix("hf:").split(":", 1))
-    elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", source):
-        if path.parent.is_dir():  # a mistyped path rather than an id; without network the hub takes long
-            raise WideNetError(f"{source} does not exist; as a Hugging Face id it is hf:{source}")
-        place = tuple(source.split(":", 1))
-    elif source[:1] in ("", ".", "~") or "/" in source or path.suffix:
-        raise WideNetError(f"{source!r} does not exist")
-    else:
-        raise WideNetError(f"{unknown('data set', source, names)} A folder or a file can be given, too: data=PATH.")
+    found = find_data(source, names, "data set")
+    place = names[found] if isinstance(found, str) else (str(found),) if isinstance(found, Path) else found
+    saved = isinstance(found, Path) and is_saved(found)
     instead = "a local folder with its files can be given instead: data=FOLDER"
     return load_parts(source, place, instead, saved, cache_dir=cache_dir)
 

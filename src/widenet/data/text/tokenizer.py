@@ -8,14 +8,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from widenet.data.section import DataSection
 from widenet.errors import WideNetError, reason
 
-__all__ = ["check_tokenizer", "continuations", "load_tokenizer", "sentence_ends", "train_wordpiece"]
+__all__ = ["TextSection", "check_tokenizer", "continuations", "load_tokenizer", "sentence_ends", "train_wordpiece"]
 
 # in the order of their ids: [PAD] is 0
 SPECIAL_TOKENS = {
@@ -30,6 +33,18 @@ ALPHABET = 1000  # characters that get a token of their own; rarer ones are [UNK
 VOCABULARY_PADDING = 128
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 WORD_MARKS = ("▁", "Ġ")  # what SentencePiece and byte-level BPE put before a word
+Length = Annotated[int, Field(ge=8)]
+
+
+class TextSection(DataSection):
+    """Text of any kind, in tokens."""
+
+    tokenizer: str | None = None
+    """Folder or public name of a tokenizer; null: the start model's, or else a WordPiece tokenizer is trained."""
+    lowercase: bool = True
+    """Whether a tokenizer that is trained folds case and strips accents."""
+    max_length: Length = 128
+    """Tokens of the longest sequence, [CLS] and [SEP] included."""
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = True) -> PreTrainedTokenizerFast:

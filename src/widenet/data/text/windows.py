@@ -97,8 +97,8 @@ def make_windows(
         raise WideNetError(f"doc_stride must be at least 1, not {doc_stride}")
 
     texts = list(dict.fromkeys(question.context for question in questions))
-    contexts = dict(zip(texts, _tokenise(tokenizer, texts, True), strict=True))
-    asked = _tokenise(tokenizer, [question.question for question in questions], False)
+    contexts = dict(zip(texts, _encode(tokenizer, texts, True), strict=True))
+    asked = _encode(tokenizer, [question.question for question in questions], False)
     lists, longest = _Lists(), (max_length - 3) // 2
     for index, (question, (query, _)) in enumerate(zip(questions, asked, strict=True)):
         ids, offsets = contexts[question.context]
@@ -127,7 +127,7 @@ def make_windows(
     )
 
 
-def _tokenise(
+def _encode(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], with_offsets: bool
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return each text's tokens, int32 [tokens], and their characters, int64 [tokens, 2], or [0, 2] if not asked."""
