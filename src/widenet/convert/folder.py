@@ -51,6 +51,8 @@ def load_model(
     """
     folder = Path(folder)
     _describe(folder, model_class.config_class.model_type)
+    if not any(folder.glob("model*.safetensors")):
+        raise WideNetError(f"{folder} is incomplete: it has no model.safetensors")
     own: dict[str, Any] = {} if config is None else {"config": config}
     model, _ = read_folder(folder, model_class, fresh, **own)
     return model
@@ -79,7 +81,7 @@ def read_folder(folder: Path, model_class: Any, fresh: tuple[str, ...], **option
         *(SafetensorError, StrictDataclassError, UnpicklingError),
         *(OSError, ValueError, TypeError, RuntimeError, AttributeError),
     ) as error:
-        raise WideNetError(f"{folder} cannot be loaded: {reason(error)}") from error
+        raise WideNetError(f"{folder} cannot be loaded: {loading_problem(error)}") from error
     except KeyError as error:  # an activation, for example
         raise WideNetError(f"{folder}/config.json has an unknown value: {error}") from error
     finally:
@@ -103,19 +105,28 @@ def read_folder(folder: Path, model_class: Any, fresh: tuple[str, ...], **option
     return model, missing
 
 
-def reason(error: Exception) -> str:
+def loading_problem(error: Exception) -> str:
     """Return what an exception of loading says, in a line, without the advice to run what a pickle holds."""
     text = " ".join(str(error).split())
     return "its pickle holds more than weights, or is damaged" if "weights_only" in text else text[:300]
 
 
-def task_of(folder: Path) -> str:
-    """Return the task that the model in a folder was made for, by its class.
+def read_config(folder: Path, config_class: type[WideNetConfig] | None = None) -> Any:
+    """Return the configuration of the model in a folder, without reading its weights.
+
+    Args:
+        folder: in Hugging Face format.
+        config_class: which kind is wanted; any of ours by default.
 
     Raises:
-        WideNetError: the folder is missing or damaged, or holds no model of ours.
+        WideNetError: the folder is missing or damaged, or holds another architecture.
     """
-    return head_in(folder, _describe(folder, *config_classes())).name
+    classes = config_classes()
+    described = _describe(folder, *(classes if config_class is None else [config_class.model_type]))
+    try:
+        return classes[described["model_type"]].from_dict(described)
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise WideNetError(f"{folder}/config.json cannot be read: {' '.join(str(error).split())}") from error
 
 
 def head_in(folder: Path, described: dict[str, Any]) -> Head:
@@ -150,15 +161,13 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _describe(folder: Path, *model_types: str) -> dict[str, Any]:
-    """Return a model folder's ``config.json``, if it is one of these types and there are weights beside it."""
+    """Return a model folder's ``config.json``, if it is of one of these types."""
     if not folder.is_dir():
         raise WideNetError(f"model folder {folder} does not exist")
     described = read_description(folder)
     model_type = described.get("model_type")
     if model_type not in model_types:
         raise WideNetError(f"{folder} holds a {model_type!r} model, not a {' or '.join(map(repr, model_types))} one")
-    if not any(folder.glob("model*.safetensors")):
-        raise WideNetError(f"{folder} is incomplete: it has no model.safetensors")
     return described
 
 
@@ -187,8 +196,7 @@ def adapt_text_model(folder: Path, model_class: type[TextModel], fields: dict[st
     Raises:
         WideNetError: as :func:`load_model`, or a field does not exist or does not fit the weights.
     """
-    _describe(folder, WideNetTextConfig.model_type)
-    before = WideNetTextConfig.from_pretrained(folder)
+    before = read_config(folder, WideNetTextConfig)
     kept = {key: value for key, value in before.to_diff_dict().items() if key in own_fields(WideNetTextConfig)}
     config = build_config(WideNetTextConfig, {**kept, **fields})
     model = load_model(folder, model_class, fresh=TEXT_HEADS, config=config)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from widenet.config import WideNetVisionConfig
 from widenet.convert.dense import from_transformers, load
-from widenet.convert.folder import head_in, read_description, read_folder, reason
+from widenet.convert.folder import head_in, loading_problem, read_description, read_folder
 from widenet.convert.layouts import LAYOUTS
 from widenet.convert.timm_vit import from_timm
 from widenet.errors import WideNetError, unknown
@@ -181,7 +181,7 @@ def _read_timm(folder: Path, described: dict[str, Any], pickled: bool) -> nn.Mod
         state = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
         model.load_state_dict(state)
     except (SafetensorError, UnpicklingError, OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise WideNetError(f"{folder} cannot be loaded: {reason(error)}") from error
+        raise WideNetError(f"{folder} cannot be loaded: {loading_problem(error)}") from error
     return model.eval()
 
 

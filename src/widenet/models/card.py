@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData, file_exists, metadata_load
 from safetensors.torch import load_file
 
 from widenet.config import WideNetConfig
+from widenet.files import write_text
 from widenet.models.heads import head_of
 
 CARD = "README.md"
@@ -82,9 +83,8 @@ def save_card(card: ModelCard, folder: Path) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    partial = folder / f"{CARD}.partial"
-    partial.write_text(str(card), encoding="utf-8")
-    return partial.replace(folder / CARD)
+    write_text(folder / CARD, str(card))
+    return folder / CARD
 
 
 def license_of(source: str | Path) -> dict[str, Any]:

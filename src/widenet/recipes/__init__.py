@@ -10,69 +10,37 @@ import json
 import math
 from collections.abc import Iterable
 from contextlib import suppress
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from widenet.data.images.section import Augmentation, ImagesSection
-from widenet.data.section import Section
-from widenet.data.text.corpus import CorpusSection
-from widenet.data.text.questions import QuestionsSection
-from widenet.data.text.sentences import SentencesSection
-from widenet.data.text.tokenizer import TextSection
+from widenet.data.section import Section, takes_text
 from widenet.errors import WideNetError, unknown
-from widenet.recipes.schema import (
-    RECIPES,
-    DistillationRecipe,
-    ImageDistillationRecipe,
-    ImageRecipe,
-    ImageTrainingSection,
-    ModelSection,
-    PretrainingRecipe,
-    QuestionsRecipe,
-    Recipe,
-    SentencesRecipe,
-    TextDistillationRecipe,
-    TrainingSection,
-    WidenSection,
-)
+from widenet.recipes.schema import RECIPES, ModelSection, Recipe, TrainingSection, register_recipe
 
 __all__ = [
     "RECIPES",
-    "Augmentation",
-    "CorpusSection",
-    "DistillationRecipe",
-    "ImageDistillationRecipe",
-    "ImageRecipe",
-    "ImageTrainingSection",
-    "ImagesSection",
     "ModelSection",
-    "PretrainingRecipe",
-    "QuestionsRecipe",
-    "QuestionsSection",
     "Recipe",
-    "SentencesRecipe",
-    "SentencesSection",
-    "TextDistillationRecipe",
-    "TextSection",
     "TrainingSection",
-    "WidenSection",
     "build_recipe",
     "list_recipes",
     "load_recipe",
     "parse_yaml",
     "recipe_keys",
+    "register_recipe",
 ]
 
-SHORT_KEYS = {"data": "data.source", "model": "model.name", "epochs": "training.epochs"}
-# These stay text, whatever they look like.
-NAMES = (
-    *("data.source", "data.test", "data.validation", "data.tokenizer", "data.cache_dir", "model.name", "name"),
-    *("data.text_column", "data.pair_column", "data.label_column", "distillation.teacher"),
-)
+SHORT_KEYS = {
+    "data": "data.source",
+    "model": "model.name",
+    "epochs": "training.epochs",
+    "lr": "training.learning_rate",
+}
 
 
 def list_recipes() -> list[str]:
@@ -120,7 +88,10 @@ def build_recipe(values: dict[str, Any], overrides: Iterable[str] = ()) -> Recip
     Raises:
         WideNetError: as :func:`load_recipe`.
     """
-    kind = ImageRecipe if "task" not in values else _recipe_class(values["task"])
+    values = deepcopy(values)
+    if "task" not in values:
+        raise WideNetError(f"the recipe lacks task, one of {', '.join(RECIPES)}")
+    kind = _recipe_class(values["task"])
     for override in overrides:
         key, value = _parse_override(override, kind)
         *sections, leaf = key.split(".")
@@ -139,7 +110,7 @@ def build_recipe(values: dict[str, Any], overrides: Iterable[str] = ()) -> Recip
         raise _one_line(error, kind) from error
 
 
-def recipe_keys(kind: type[Recipe] = ImageRecipe) -> list[str]:
+def recipe_keys(kind: type[Recipe]) -> list[str]:
     """Return every dotted key of a kind of recipe, except the model's config fields and the task itself."""
     return ["model.name", *_keys(kind, "")]
 
@@ -162,6 +133,17 @@ def _keys(section: type[BaseModel], prefix: str) -> list[str]:
     return keys
 
 
+def _is_text(kind: type[BaseModel], key: str) -> bool:
+    """Whether a value of a key is a text whatever it looks like: a folder called 2024 is not a number."""
+    first, _, rest = key.partition(".")
+    field = kind.model_fields.get(first)
+    if field is None:  # of the model's configuration
+        return False
+    if rest:
+        return _is_text(cast(type[BaseModel], field.annotation), rest)
+    return takes_text(field)
+
+
 def _parse_override(override: str, kind: type[Recipe]) -> tuple[str, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key:
@@ -178,8 +160,8 @@ def _parse_override(override: str, kind: type[Recipe]) -> tuple[str, Any]:
             value = float(value)  # YAML 1.1 reads 1e-3 as text
     if isinstance(value, float) and not math.isfinite(value):
         raise WideNetError(f"{key}={text}: input should be a finite number")
-    if key in NAMES and value is not None:
-        value = text  # a folder called 2024 is not a number
+    if value is not None and _is_text(kind, key):
+        value = text
     return key, value
 
 

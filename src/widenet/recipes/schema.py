@@ -1,15 +1,25 @@
-"""What a recipe may hold: one class per section, one recipe class per task."""
+"""What every recipe holds; a task's own file says what its ``data`` and ``training`` hold, and what else there is."""
 
-from typing import Annotated, Any, ClassVar, Literal
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from widenet.data.images.section import ImagesSection
-from widenet.data.section import AtLeastOne, AtLeastZero, Count, DataSection, Probability, Section, Share
-from widenet.data.text.corpus import CorpusSection
-from widenet.data.text.questions import QuestionsSection
-from widenet.data.text.sentences import SentencesSection
+from widenet.data.section import (
+    PLACE,
+    AtLeastOne,
+    AtLeastZero,
+    Count,
+    DataSection,
+    Place,
+    Probability,
+    Section,
+    Share,
+    has_mark,
+)
 
 
 class TrainingSection(Section):
@@ -57,30 +67,12 @@ class TrainingSection(Section):
     """Checkpoints that are kept, the best and the last among them."""
 
 
-class ImageTrainingSection(TrainingSection):
-    """Training with soft labels, too."""
-
-    label_smoothing: Share = 0.0
-    """Share of each label that is spread over all classes."""
-    mixup: AtLeastZero = 0.0
-    """α of the Beta distribution that mixes pairs of images; 0: off."""
-    cutmix: AtLeastZero = 0.0
-    """α of the Beta distribution of the area that one image takes from another; 0: off."""
-
-
-class ImageDistillationTrainingSection(ImageTrainingSection):
-    """Training without labels."""
-
-    label_smoothing: Annotated[float, Field(ge=0, le=0)] = 0.0
-    """Always 0: there are no labels to smooth."""
-
-
 class ModelSection(BaseModel):
     """A preset or a model folder to start from, and any config field as an override."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, use_attribute_docstrings=True)
 
-    name: str | None
+    name: Place | None
     """A preset, or the folder of a model to start from; null: the user must say."""
 
     @property
@@ -89,124 +81,60 @@ class ModelSection(BaseModel):
         return dict(self.model_extra or {})
 
 
-class WidenSection(Section):
-    """How a dense model is widened: the arguments of :func:`widenet.widen`, which also has their ranges."""
-
-    num_experts: int = 4
-    """Experts of every mixture."""
-    num_experts_per_tok: int = 2
-    """Experts that each token is sent to."""
-    experts: str | int = "spread"
-    """Feed-forwards the experts are made of: spread, blocks, average, first, middle, last or a block's number."""
-    attention: str | int = "middle"
-    """Attention that is shared: average, first, middle, last or a block's number."""
-    router: str = "auto"
-    """How the router starts: blocks (each block keeps its own feed-forward), random, or auto, one of the two."""
-    group_size: AtLeastOne | None = None
-    """Blocks in a row that share their weights; null: all of them."""
-    noise: AtLeastZero = 0.01
-    """Standard deviation of the noise added to copied experts, relative to that of their weights."""
-    normalize_gates: bool = True
-    """Whether the gates of a token's chosen experts sum to 1."""
-    task: str | None = None
-    """What the model is for; null: what the source is for."""
-    allow_pickle: bool = False
-    """Whether to read weights that are a pickle, which can run code."""
-
-
-class DistillationSection(Section):
-    """What a widened model learns from its dense teacher."""
-
-    teacher: str | None = None
-    """Folder or public name of the teacher; null: the model that is widened."""
-    hidden_weight: AtLeastZero = 1.0
-    """Weight of the error of the hidden states after every block."""
-    logits_weight: AtLeastZero = 1.0
-    """Weight of the divergence of the head's logits, where there is a head."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """What the logits are divided by before they are compared."""
-
-
 class Recipe(Section):
-    """One experiment, validated. Each task's recipe says what its ``data`` and ``training`` hold."""
+    """One experiment, validated."""
 
     name: str
-    """What the recipe is called."""
+    """what the recipe is called"""
     description: str = ""
-    """What it does, in a line."""
+    """what it does, in a line"""
     task: str
+    """what is trained"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Settles the weights at the start, the order of the examples, augmentation and dropout."""
+    """settles the weights at the start, the order of the examples, augmentation and dropout"""
     data: DataSection
+    """where the examples come from"""
     model: ModelSection
+    """what is trained"""
     training: TrainingSection
-
-    text: ClassVar[bool] = True  # whether tokens, rather than pixels, go in
+    """how it is trained"""
 
     def dump(self) -> str:
         """Return the recipe as YAML with every value that is in force."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
+    def paths(self) -> dict[str, str]:
+        """Return every value that may name a file or folder, by its dotted key."""
+        return dict(_places(self, ""))
 
-class ImageRecipe(Recipe):
-    """Images in, classes out."""
+    def with_absolute_paths(self) -> "Recipe":
+        """Return the recipe with those of its files and folders that exist named from the root.
 
-    task: Literal["image-classification"] = "image-classification"
-    data: ImagesSection
-    training: ImageTrainingSection
-
-    text: ClassVar[bool] = False
-
-
-class PretrainingRecipe(Recipe):
-    """Masked language modelling and sentence order."""
-
-    task: Literal["pretraining"] = "pretraining"
-    data: CorpusSection
-
-
-class SentencesRecipe(Recipe):
-    """A class or a number for a sentence or a pair."""
-
-    task: Literal["text-classification"] = "text-classification"
-    data: SentencesSection
+        So it means the same wherever it is read again.
+        """
+        values = self.model_dump()
+        for key, value in self.paths().items():
+            if Path(value).expanduser().exists():
+                *sections, leaf = key.split(".")
+                target = values
+                for section in sections:
+                    target = target[section]
+                target[leaf] = os.path.abspath(Path(value).expanduser())
+        return type(self).model_validate(values)
 
 
-class QuestionsRecipe(Recipe):
-    """The span of a context that answers a question."""
-
-    task: Literal["question-answering"] = "question-answering"
-    data: QuestionsSection
+RECIPES: dict[str, type[Recipe]] = {}  # by task; each task registers its own
 
 
-class DistillationRecipe(Recipe):
-    """A dense model is widened and learns from what it was."""
-
-    widen: WidenSection = WidenSection()
-    distillation: DistillationSection = DistillationSection()
+def register_recipe(task: str, recipe_class: type[Recipe]) -> None:
+    """Make known what the recipes of a task hold."""
+    RECIPES[task] = recipe_class
 
 
-class TextDistillationRecipe(DistillationRecipe):
-    """Distillation on running text."""
-
-    task: Literal["text-distillation"] = "text-distillation"
-    data: CorpusSection
-
-
-class ImageDistillationRecipe(DistillationRecipe):
-    """Distillation on images; nothing is learnt from labels."""
-
-    task: Literal["image-distillation"] = "image-distillation"
-    data: ImagesSection
-    training: ImageDistillationTrainingSection
-
-    text: ClassVar[bool] = False
-
-
-RECIPES: dict[str, type[Recipe]] = {
-    str(recipe.model_fields["task"].default): recipe
-    for recipe in (
-        *(ImageRecipe, PretrainingRecipe, SentencesRecipe, QuestionsRecipe),
-        *(TextDistillationRecipe, ImageDistillationRecipe),
-    )
-}
+def _places(section: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _places(value, f"{prefix}{name}.")
+        elif value is not None and has_mark(field, PLACE):
+            yield f"{prefix}{name}", str(value)

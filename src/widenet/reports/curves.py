@@ -2,16 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from widenet.config import WideNetConfig
 from widenet.reports.figures import Level, Points, line_plot, svg_figure
-from widenet.reports.words import headline_of, metric, words_of
-
-# What of a validation the training accuracy compares with.
-LIKE_TRAINING_ACCURACY = ("accuracy", "mlm_accuracy", "agreement")
+from widenet.tasks import Metric, Task, metric_of
+from widenet.tasks.metrics import routing_operations
 
 
 def read_scalars(logs: Path) -> dict[str, Points]:
@@ -31,9 +28,10 @@ def read_scalars(logs: Path) -> dict[str, Points]:
     return found
 
 
-def learning_curves(logs: Path, config: WideNetConfig | None, metrics: dict[str, Any]) -> str:
+def learning_curves(
+    logs: Path, config: WideNetConfig | None, task: type[Task], headline: list[str], best_epoch: float | None
+) -> str:
     """Return the section: loss, the headline metrics, balance loss."""
-    headline = headline_of(metrics)
     tags = ["train/loss", "eval/loss", "train/accuracy", "train/balance_loss", *(f"eval/{name}" for name in headline)]
     scalars = read_scalars(logs)
     finite = {
@@ -46,35 +44,33 @@ def learning_curves(logs: Path, config: WideNetConfig | None, metrics: dict[str,
     axis = _axis(steps, epochs, [finite.get(f"eval/{name}", {}) for name in ("loss", *headline)])
     place = epochs if axis == "epoch" else {step: step for step in steps}
     curves = {tag: {place[step]: value for step, value in finite.get(tag, {}).items()} for tag in tags}
-    best = _best(metrics.get("best_epoch"), axis, epochs)
+    best = _best(best_epoch, axis, epochs)
 
     figures = []
     losses = {"training": curves["train/loss"], "validation": curves["eval/loss"]}
     if any(losses.values()):
-        figures.append(svg_figure("loss", "Loss", words_of(metrics).loss, line_plot(losses, axis)))
+        figures.append(svg_figure("loss", "Loss", task.words.loss, line_plot(losses, axis)))
     for name in headline:
-        found = {"validation": curves[f"eval/{name}"]}
-        if name in LIKE_TRAINING_ACCURACY:
+        metric, found = metric_of(task, name), {"validation": curves[f"eval/{name}"]}
+        if metric.like_training:
             found = {"training": curves["train/accuracy"], **found}
         if any(found.values()):
-            level = _level(name, metrics, scalars)
-            caption = _caption(name, metrics, level, axis if best is not None else None)
-            draw = line_plot(found, axis, best=best, kind=metric(name).kind, level=level)
-            figures.append(svg_figure(name, metric(name).title, caption, draw))
+            caption = metric.note or "On the validation part."
+            if best is not None:
+                caption += f" The dotted line marks the {axis} whose weights were kept."
+            draw = line_plot(found, axis, best=best, kind=metric.kind, level=_level(metric, scalars))
+            figures.append(svg_figure(name, metric.title, caption, draw))
     notes = []
-    operations = sum(step.router is not None for step in config.depth_plan()) if config else 0
-    balance = {at: value / operations for at, value in curves["train/balance_loss"].items()} if operations else {}
-    if balance:
+    operations = routing_operations(config) if config else None
+    if balance := curves["train/balance_loss"]:
         caption = (
-            f"In training, per routing operation (the mean of {operations}). 1, the line, is perfectly balanced; "
+            "In training, the mean per routing operation. 1, the line, is perfectly balanced; "
             "the more the experts' shares differ, the higher."
         )
         draw = line_plot({"balance loss": balance}, axis, level=Level(1))
         figures.append(svg_figure("balance", "Balance loss", caption, draw))
-    elif config is None:
-        notes.append("The balance loss is left out: without config.json it cannot be told how often was routed.")
-    elif not operations:
-        notes.append("A dense model routes nothing, so there is no balance loss.")
+    elif operations == 0:
+        notes.append("A model without experts routes nothing, so there is no balance loss.")
     if any(finite[tag] != points for tag, points in scalars.items() if tag in tags):
         notes.append("Values that are not finite numbers are left out: training diverged.")
     return f"<div class=figures>{''.join(figures)}</div>" + "".join(f"<p>{note}</p>" for note in notes)
@@ -95,42 +91,12 @@ def _best(best_epoch: float | None, axis: str, epochs: Points) -> float | None:
     return next((step for step, epoch in epochs.items() if math.isclose(epoch, best_epoch, rel_tol=1e-5)), None)
 
 
-def _level(name: str, metrics: dict[str, Any], scalars: dict[str, Points]) -> Level | None:
+def _level(metric: Metric, scalars: dict[str, Points]) -> Level | None:
     """Return the line that a metric must leave behind for its model to have learnt anything."""
-    if name == "mlm_loss":
-        logged = list(scalars.get("eval/unigram_loss", {}).values())
-        unigram = logged[-1] if logged else metrics.get("unigram_loss")
-        return None if unigram is None else Level(float(unigram), "unigram")
-    return Level(0.5, "chance") if name == "sentence_order_accuracy" else None
-
-
-def _caption(name: str, metrics: dict[str, Any], level: Level | None, best_axis: str | None) -> str:
-    captions = []
-    if name == "accuracy":
-        examples = words_of(metrics).examples
-        captions.append(f"Training accuracy is measured on the {examples} as trained on, while the weights move.")
-    elif name == "mlm_accuracy":
-        captions.append("Share of the masked words that are guessed right; in training with dropout, if there is any.")
-    elif name == "mlm_loss":
-        captions.append("Of the masked words, in nats a token.")
-        if level is not None:
-            captions.append(
-                f"The line is the unigram loss, {level.value:.3f}: that of guessing the same words by nothing but "
-                "their frequency in the training part. Above it, a model has not learnt to read what is around them."
-            )
-    elif name == "sentence_order_accuracy":
-        captions.append("Whether the two halves of a text are in order. Half of them are: the line is chance.")
-    elif name == "hidden_error":
-        captions.append(
-            "Share of the variance of the teacher's hidden states that is missed, the mean over the blocks: at 0% the "
-            "two models are the same, at 100% a constant would be as good."
-        )
-    elif name == "agreement":
-        captions.append("Share of the predictions that are the teacher's.")
-    elif metric(name).kind == "percent":
-        captions.append("Of the validation questions, as SQuAD's script scores them.")
-    else:
-        captions.append("On the validation part.")
-    if best_axis is not None:
-        captions.append(f"The dotted line marks the {best_axis} whose weights were kept.")
-    return " ".join(captions)
+    if metric.level is None:
+        return None
+    value, name = metric.level
+    if isinstance(value, str):  # another metric, by its last value
+        logged = list(scalars.get(f"eval/{value}", {}).values())
+        return Level(logged[-1], name) if logged else None
+    return Level(value, name)

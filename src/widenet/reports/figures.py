@@ -91,7 +91,7 @@ def line_plot(
             axes.axvline(best, color=INK, linewidth=0.8, linestyle=":")
         if level is not None:
             axes.axhline(level.value, color=INK, linewidth=0.8, label=level.name)
-        if kind != "number":
+        if kind in ("share", "percent"):
             factor = 100 if kind == "share" else 1
             axes.yaxis.set_major_formatter(lambda value, _: f"{factor * value:.4g}%")
         last = max(place for points in curves.values() for place in points)

@@ -1,13 +1,11 @@
 """From a run folder to the page: what is read, and the order of the sections."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-
-from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
+from widenet.config import WideNetConfig
 from widenet.errors import WideNetError
+from widenet.files import write_text
 from widenet.reports.curves import learning_curves
 from widenet.reports.markup import page, section
 from widenet.reports.sections import (
@@ -21,8 +19,8 @@ from widenet.reports.sections import (
     seed_table,
     split_table,
 )
-from widenet.reports.words import IMAGES, words_of
-from widenet.runs.compare import read_metrics
+from widenet.runs.run import Run
+from widenet.tasks import find_task
 
 
 def write_report(run: Path, output: Path | None = None) -> Path:
@@ -32,72 +30,57 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     mixture's expert load) is left out, and the page says so.
 
     Args:
-        run: a run folder with ``metrics.json``.
+        run: a run folder; of one that was interrupted, the page has what there is so far.
         output: the page; ``report.html`` in the run folder by default.
 
     Raises:
         WideNetError: the run is missing or damaged, or the page cannot be written.
     """
-    text = _page(run, read_metrics(run))
+    text = _page(Run(run))
     output = output or run / "report.html"
-    partial = output.with_name(f"{output.name}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(output)
+        write_text(output, text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise WideNetError(f"the report cannot be written to {output}: {error}") from error
     return output
 
 
-def _page(run: Path, metrics: dict[str, Any]) -> str:
-    config = read_config(run)
-    recipe = read_recipe_text(run)
-    name, model = str(metrics.get("recipe") or run.resolve().name), str(metrics.get("model") or "unknown model")
-    classes = class_table(metrics) if words_of(metrics) is IMAGES or metrics.get("class_accuracy") else None
+def _page(run: Run) -> str:
+    metrics = run.metrics if run.stored_metrics is not None or run.last_checkpoint() is None else _unfinished(run)
+    config = _config(run)
+    task = find_task(metrics["task"])
+    name, model = str(metrics["recipe"]), str(metrics["model"]["name"])
     found = {  # None: not of this task
-        "Scores": scores(metrics),
-        "Seeds": seed_table(metrics),
-        "Learning curves": learning_curves(run / "logs", config, metrics),
-        "Expert load": expert_load(metrics),
-        "Accuracy by class": classes,
-        "Data": split_table(metrics),
-        "Recipe": recipe_text(recipe),
+        "Scores": scores(metrics, task),
+        "Seeds": seed_table(metrics, task),
+        "Learning curves": learning_curves(
+            run.path / "logs", config, task, metrics["headline"], metrics.get("training", {}).get("best_epoch")
+        ),
+        "Expert load": expert_load(metrics, task),
+        "Accuracy by class": class_table(metrics),
+        "Data": split_table(metrics, task),
+        "Recipe": recipe_text(run.recipe_text),
         "Made with": origin_table(metrics),
     }
     sections = [section(title, content) for title, content in found.items() if content is not None]
-    sections = [header(name, model, recipe, config), facts(metrics, recipe), *sections]
+    sections = [header(run, metrics, config), facts(run, metrics, task), *sections]
     return page(f"{name} · {model}", "\n".join(sections))
 
 
-def read_config(run: Path) -> WideNetConfig | None:
-    """Return the configuration of a run's model; None where there is none.
-
-    Raises:
-        WideNetError: it is damaged.
-    """
-    file = run / "config.json"
-    if not file.is_file():
-        return None
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        is_text = values.get("model_type") == WideNetTextConfig.model_type
-        return (WideNetTextConfig if is_text else WideNetVisionConfig).from_dict(values)
-    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
-        raise WideNetError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+def _unfinished(run: Run) -> dict[str, Any]:
+    """Return what can be said of a run that was interrupted."""
+    recipe = run.recipe
+    return {
+        "recipe": recipe.name,
+        "task": recipe.task,
+        "model": {"name": recipe.model.name},
+        "headline": [],
+        "test": {},
+        "interrupted": True,
+    }
 
 
-def read_recipe_text(run: Path) -> str | None:
-    """Return the text of a run's ``recipe.yaml``; None where there is none.
-
-    Raises:
-        WideNetError: it cannot be read.
-    """
-    file = run / "recipe.yaml"
-    if not file.is_file():
-        return None
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WideNetError(f"{file} cannot be read: {error}") from error
+def _config(run: Run) -> WideNetConfig | None:
+    """Return the configuration of a run's model; None where there is none, as beside the runs of several seeds."""
+    return run.config if (run.model_folder / "config.json").is_file() else None

@@ -1,13 +1,12 @@
 """Runs side by side: what each reached, at what size and cost."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from widenet.errors import WideNetError
-
-COLUMNS = ("parameters", "active_parameters", "active_flops", "seconds", "seed")
+from widenet.runs.run import Run
+from widenet.tasks import find_task, metric_of
 
 
 def compare_runs(runs: list[Path]) -> list[dict[str, Any]]:
@@ -18,46 +17,53 @@ def compare_runs(runs: list[Path]) -> list[dict[str, Any]]:
 
     Returns:
         ``name`` (the folder's; the whole path where two folders share it), ``model``, the first run's
-        headline metrics on the test part (``accuracy`` for images), ``parameters``, ``active_parameters``,
-        ``active_flops``, training ``seconds`` and ``seed``. None stands for what a run has not recorded.
+        headline metrics on the test (of several parts on each, ``matched accuracy``), ``parameters``,
+        ``active_parameters``, ``active_flops``, training ``seconds`` and ``seed``. None stands for what a run has not
+        recorded.
 
     Raises:
         WideNetError: a run has no readable metrics, or two runs were tested on different splits.
     """
-    metrics = [read_metrics(run) for run in runs]
+    metrics = [Run(run).metrics for run in runs]
     for run, found in zip(runs, metrics, strict=True):
         if _digest(found) != _digest(metrics[0]):
             raise WideNetError(
                 f"{runs[0]} ({_source(metrics[0])}) and {run} ({_source(found)}) were tested on different splits "
                 "of the data; compare runs with the same data section and split_seed"
             )
-    columns = ("model", *(metrics[0].get("headline", ["accuracy"]) if metrics else []), *COLUMNS)
     names = [run.resolve().name for run in runs]
     seen = Counter(names)
     return [
-        {"name": name if seen[name] == 1 else str(run), **{column: found.get(column) for column in columns}}
+        {
+            "name": name if seen[name] == 1 else str(run),
+            "model": found.get("model", {}).get("name"),
+            **headline_scores(found, metrics[0].get("headline")),
+            **{key: found.get("model", {}).get(key) for key in ("parameters", "active_parameters", "active_flops")},
+            **{key: found.get("training", {}).get(key) for key in ("seconds", "seed")},
+        }
         for name, run, found in zip(names, runs, metrics, strict=True)
     ]
 
 
-def read_metrics(run: Path) -> dict[str, Any]:
-    """Return what a run's ``metrics.json`` holds.
+def headline_scores(metrics: dict[str, Any], headline: list[str] | None = None) -> dict[str, float | None]:
+    """Return the headline metrics of each part of a test; parts that only split up the whole test are left out.
 
-    Raises:
-        WideNetError: the folder or its metrics are missing or damaged.
+    Args:
+        metrics: of a run.
+        headline: which; the run's own by default.
     """
-    if not run.is_dir():
-        raise WideNetError(f"run folder {run} does not exist")
-    file = run / "metrics.json"
-    if not file.is_file():
-        raise WideNetError(f"{run} has no metrics.json; train it to its end or run `widenet evaluate` on it first")
-    try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WideNetError(f"{file} cannot be read: {error}") from error
-    if not isinstance(metrics, dict):
-        raise WideNetError(f"{file} holds no metrics: it must be a JSON object, not {type(metrics).__name__}")
-    return metrics
+    parts = [""] if "" in metrics["test"] else list(metrics["test"])
+    return {
+        f"{part} {name}".strip(): metrics["test"][part].get(name)
+        for part in parts
+        for name in headline or metrics.get("headline", [])
+    }
+
+
+def show(metrics: dict[str, Any], values: dict[str, float | None]) -> dict[str, str]:
+    """Return scores by name, as :func:`headline_scores` makes them, as a person reads them."""
+    task = find_task(metrics["task"])
+    return {name: metric_of(task, name.rpartition(" ")[2]).text(value) for name, value in values.items()}
 
 
 def _digest(metrics: dict[str, Any]) -> Any:

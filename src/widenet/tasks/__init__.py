@@ -1,56 +1,18 @@
-"""What can be trained, by the name of its task."""
+"""What can be trained: a file per task. Importing this room registers every one of them.
 
-from transformers import (
-    AutoModelForImageClassification,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-)
+Tasks of other packages come through the entry point ``widenet.tasks``, which names their modules.
+"""
 
-from widenet.models.heads import register_head
-from widenet.models.text import WideNetForPreTraining, WideNetForQuestionAnswering, WideNetForSequenceClassification
-from widenet.models.vision import WideNetForImageClassification
-from widenet.tasks.base import Task
-from widenet.tasks.distillation import ImageDistillation, TextDistillation
-from widenet.tasks.images import ImageClassification
-from widenet.tasks.pretraining import Pretraining
-from widenet.tasks.questions import QuestionAnswering
-from widenet.tasks.sentences import SentenceClassification
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
 
-__all__ = ["TASKS", "Task"]
+from widenet.tasks.base import TASKS, Prediction, Task, Words, find_task, metric_of, task_of
+from widenet.tasks.metrics import Metric, Tally
 
-TASKS: dict[str, type[Task]] = {
-    "image-classification": ImageClassification,
-    "pretraining": Pretraining,
-    "text-classification": SentenceClassification,
-    "question-answering": QuestionAnswering,
-    "text-distillation": TextDistillation,
-    "image-distillation": ImageDistillation,
-}
+__all__ = ["TASKS", "Metric", "Prediction", "Tally", "Task", "Words", "find_task", "metric_of", "task_of"]
 
-register_head(
-    "image-classification",
-    WideNetForImageClassification,
-    pipeline="image-classification",
-    auto_class=AutoModelForImageClassification,
-    default=True,
-)
-register_head(
-    "pretraining",
-    WideNetForPreTraining,
-    pipeline="fill-mask",
-    auto_class=AutoModelForPreTraining,
-    default=True,
-)
-register_head(
-    "text-classification",
-    WideNetForSequenceClassification,
-    pipeline="text-classification",
-    auto_class=AutoModelForSequenceClassification,
-)
-register_head(
-    "question-answering",
-    WideNetForQuestionAnswering,
-    pipeline="question-answering",
-    auto_class=AutoModelForQuestionAnswering,
-)
+for _module in iter_modules(__path__, f"{__name__}."):
+    import_module(_module.name)
+for _entry in entry_points(group="widenet.tasks"):
+    _entry.load()

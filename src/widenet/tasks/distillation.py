@@ -1,42 +1,89 @@
-"""Distillation: a widened model learns to do what its dense source does, on text or images without labels.
+"""Distillation: a widened model learns to do what its dense source does, on examples without labels.
+
+What is the same on text (``distill_text.py``) and on images (``distill_images.py``).
 
 Axes: N examples, L tokens of each, D hidden size, B blocks, C classes or words.
 """
 
-from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import ViTImageProcessor
 
-from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
-from widenet.convert.folder import load_processor
+from widenet.config import WideNetConfig
 from widenet.convert.sources import find_source, from_dense, read_source
-from widenet.convert.widen import check_free_fields, source_processor, widen
+from widenet.convert.widen import check_free_fields, widen
 from widenet.data.batch import Batch
-from widenet.data.images.batches import Collator, EvalImages, SeededBatches, TrainImages
-from widenet.data.images.load import ImageData, ImageSet, load_images
-from widenet.data.text.corpus import CorpusData, Segments, load_corpus
-from widenet.data.text.masking import PretrainingBatches
-from widenet.data.text.padding import SegmentBatches
-from widenet.data.text.tokenizer import check_tokenizer, load_tokenizer
+from widenet.data.images.load import ImageData
+from widenet.data.section import AtLeastOne, AtLeastZero, Place, Section
+from widenet.data.text.corpus import CorpusData
 from widenet.errors import WideNetError
 from widenet.models.presets import build_config, own_fields
 from widenet.models.pretrained import WideNetPreTrainedModel
-from widenet.models.text import WideNetForMaskedLM, WideNetForPreTraining
 from widenet.nn.routing import Routing
-from widenet.recipes import DistillationRecipe, ImageDistillationRecipe, Recipe, TextDistillationRecipe, WidenSection
-from widenet.tasks.base import RoutingTally, Task, bounded
-from widenet.tasks.text import TextTask, check_length, save_tokenizer
+from widenet.recipes import Recipe
+from widenet.tasks.base import Prediction, Task, bounded
+from widenet.tasks.metrics import BALANCE, LOSS, Metric, Tally
 
 LOGITS = ("logits", "sentence_order_logits", "start_logits", "end_logits")  # of any head, the first above all
 NEVER = -1e4  # the logit of padding: its probability is zero, and still finite arithmetic
+
+
+LOSS_WORDS = (
+    "The loss that is minimised: the hidden error and the divergence of the predictions from the teacher's, where "
+    "there are any, plus the weighted balance loss."
+)
+
+
+class WidenSection(Section):
+    """How a dense model is widened: the arguments of :func:`widenet.widen`, which also has their ranges."""
+
+    num_experts: int = 4
+    """experts of each mixture"""
+    num_experts_per_tok: int = 2
+    """experts that a token visits"""
+    experts: str | int = "spread"
+    """what experts are made of: spread, blocks, average, first, middle, last or a block's index"""
+    attention: str | int = "middle"
+    """which attention is shared: average, first, middle, last or a block's index"""
+    router: str = "auto"
+    """where tokens go: random, or blocks: to their block's expert; auto: blocks where they can"""
+    group_size: AtLeastOne | None = None
+    """blocks that share attention and experts; null: all"""
+    noise: AtLeastZero = 0.01
+    """noise on the experts' weights, relative to theirs"""
+    normalize_gates: bool = True
+    """whether a token's gates sum to 1"""
+    task: str | None = None
+    """the head; null: the source's own"""
+    allow_pickle: bool = False
+    """read weights that are a pickle"""
+
+
+class DistillationSection(Section):
+    """What a widened model learns from its dense teacher."""
+
+    teacher: Place | None = None
+    """folder or public name of the teacher; null: the model that is widened"""
+    hidden_weight: AtLeastZero = 1.0
+    """weight of the hidden states after every block"""
+    logits_weight: AtLeastZero = 1.0
+    """weight of the head's predictions, where there is a head"""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """both models' logits are divided by it"""
+
+
+class DistillationRecipe(Recipe):
+    """A dense model is widened and learns from what it was."""
+
+    widen: WidenSection = WidenSection()
+    """how the model is widened"""
+    distillation: DistillationSection = DistillationSection()
+    """what it learns from its source"""
 
 
 @dataclass
@@ -66,6 +113,28 @@ class Comparison:
 class Distillation(Task):
     """A student and its teacher on the same examples."""
 
+    metrics = (
+        Metric(
+            "agreement",
+            "agreement with the teacher",
+            "share",
+            note="Share of the predictions that are the teacher's.",
+            like_training=True,
+        ),
+        Metric(
+            "hidden_error",
+            "hidden error",
+            "share",
+            higher_is_better=False,
+            note="Share of the variance of the teacher's hidden states that is missed, the mean over the blocks: at "
+            "0% the two models are the same, at 100% a constant would be as good.",
+        ),
+        Metric("divergence", "divergence", "loss"),
+        Metric("accuracy", "accuracy", "share"),
+        Metric("teacher_accuracy", "accuracy of the teacher", "share"),
+        LOSS,
+        BALANCE,
+    )
     config_class: ClassVar[type[WideNetConfig]]  # of both
     same_fields: ClassVar[tuple[str, ...]]
 
@@ -92,6 +161,15 @@ class Distillation(Task):
         check_free_fields(recipe.model.overrides)
 
     @classmethod
+    def load(cls, folder: Path) -> Any:
+        return read_source(folder)
+
+    @classmethod
+    def predict(cls, model: Any, processor: Any, inputs: Sequence[str], *, top: int = 5) -> list[Prediction]:
+        """Raise: a student predicts as what it is, by the task of its head, and without one it predicts nothing."""
+        raise WideNetError(f"{model.name_or_path} has no head to predict with; fine-tune it first: model=FOLDER")
+
+    @classmethod
     def start_models(
         cls, recipe: DistillationRecipe
     ) -> tuple[WideNetPreTrainedModel, WideNetPreTrainedModel, nn.Module, Path]:
@@ -115,20 +193,19 @@ class Distillation(Task):
         return student, cls._teacher(recipe, student, source), source, folder
 
     @classmethod
-    def reload_models(cls, recipe: DistillationRecipe, run: Path) -> tuple[Any, WideNetPreTrainedModel]:
-        """Return the model in a run folder, and the teacher of its recipe.
+    def reload_teacher(cls, recipe: DistillationRecipe, student: Any) -> WideNetPreTrainedModel:
+        """Return the teacher of a recipe, for a student that is to be tested.
 
         Raises:
-            WideNetError: one of them cannot be read, or they do not fit each other.
+            WideNetError: it cannot be read, or does not fit the student.
         """
-        student: Any = read_source(run)
         name = Path(recipe.distillation.teacher or str(recipe.model.name)).expanduser()
         if not name.is_dir():
             try:
                 find_source(name)
             except WideNetError as error:
                 raise WideNetError(f"the teacher is needed, too; distillation.teacher= says where: {error}") from error
-        return student, cls._teacher(recipe, student)
+        return cls._teacher(recipe, student)
 
     @classmethod
     def _teacher(
@@ -143,8 +220,10 @@ class Distillation(Task):
             )
         teacher = from_dense(source).float()
         if not isinstance(teacher.config, cls.config_class):
-            other = "distill-images" if isinstance(teacher.config, WideNetVisionConfig) else "distill-text"
-            raise WideNetError(f"{name} is no model for recipe {recipe.name}; {other} is for models of its kind")
+            kinds = (task for task in Distillation.__subclasses__() if task.config_class is type(teacher.config))
+            raise WideNetError(
+                f"{name} is no model for recipe {recipe.name}; a recipe of the task {next(kinds).name} is for its kind"
+            )
         same = ["num_hidden_layers", "hidden_size", *cls.same_fields]
         same += ["id2label"] if type(teacher) is type(student) and hasattr(teacher, "classifier") else []
         for field in same:
@@ -198,170 +277,51 @@ class Distillation(Task):
         same = outputs.logits.argmax(-1) == outputs.truth.argmax(-1)
         return same.sum(), same.numel()
 
-    def validate(self) -> dict[str, float]:
-        found = self._measure("validation")
-        del found["hidden_errors"]
-        return {**found, "selection": -bounded(found["loss"])}
+    def measure(self, found: Tally, batch: Batch, output: Any) -> None:
+        N = len(next(iter(batch.values())))
+        same, predictions = self.score(output, batch)
+        found.add(
+            missed=output.missed,
+            variance=output.variance,
+            total=float(output.loss * N),
+            predictions=predictions,
+            same=same,
+            compared=predictions or N,
+            divergence=float(output.divergence * (predictions or N)),
+        )
+        if self.labelled:
+            for name, logits in (("accuracy", output.logits), ("teacher_accuracy", output.truth)):
+                found.add(**{name: (logits.argmax(-1) == batch["labels"]).sum()})
 
-    def test(self) -> dict[str, Any]:
-        """Return the test metrics.
+    def scores(self, found: Tally, part: str) -> dict[str, Any]:
+        """Return the scores of a part.
 
         Returns:
             ``hidden_error``, the share of the variance of the teacher's hidden states that the student misses,
             the mean of ``hidden_errors`` over the blocks: 0 is the same model, 1 no better than a constant.
             With a head: ``divergence`` (Kullback-Leibler, in nats; of a regression the mean squared distance)
-            and ``agreement``, the share of predictions that are the teacher's: classes, masked words, or where answers
-            begin. On images of the model's own
-            classes ``accuracy`` and ``teacher_accuracy``. And what :meth:`RoutingTally.metrics` returns.
+            and ``agreement``, the share of predictions that are the teacher's: classes, masked words, or where
+            answers begin. On images of the model's own classes ``accuracy`` and ``teacher_accuracy``.
         """
-        tally = RoutingTally(self.model.config)
-        return self._measure("test", tally) | tally.metrics(self.unit)
-
-    def _measure(self, part: str, tally: RoutingTally | None = None) -> dict[str, Any]:
-        B = self.model.config.num_hidden_layers
-        missed, variance = torch.zeros(B, dtype=torch.float64), torch.zeros(B, dtype=torch.float64)
-        sums: dict[str, float] = defaultdict(float)
-        for batch, output in self.run_through(self.batches(part)):
-            N = len(next(iter(batch.values())))
-            missed, variance = missed + output.missed.cpu(), variance + output.variance.cpu()
-            same, predictions = self.score(output, batch)
-            seen = {"examples": N, "loss": output.loss * N, "predictions": predictions, "same": same}
-            seen |= {"compared": predictions or N, "divergence": output.divergence * (predictions or N)}
-            if self.labelled:
-                for name, logits in (("accuracy", output.logits), ("teacher_accuracy", output.truth)):
-                    seen[name] = (logits.argmax(-1) == batch["labels"]).sum()
-            for name, value in seen.items():
-                sums[name] += float(value)
-            if tally:
-                tally.update(output, N, batch.get("attention_mask"))
-        errors = missed / variance
-        found: dict[str, Any] = {"hidden_error": float(errors.mean()), "hidden_errors": errors.tolist()}
+        errors = found.sums["missed"] / found.sums["variance"]  # [B]
+        scores: dict[str, Any] = {"hidden_error": float(errors.mean())}
+        if part != "validation":
+            scores["hidden_errors"] = errors.tolist()
         if self.has_head:
-            found["divergence"] = sums["divergence"] / sums["compared"]
-        if sums["predictions"]:
-            found["agreement"] = sums["same"] / sums["predictions"]
+            scores["divergence"] = found.mean("divergence", "compared")
+        if found.total("predictions"):
+            scores["agreement"] = found.mean("same", "predictions")
         if self.labelled:
-            found |= {name: sums[name] / sums["examples"] for name in ("accuracy", "teacher_accuracy")}
-        return {**found, "loss": sums["loss"] / sums["examples"]}
+            scores |= {name: found.mean(name) for name in ("accuracy", "teacher_accuracy")}
+        return {**scores, "loss": found.mean("total")}
+
+    def select(self, scores: dict[str, Any]) -> float:
+        return -bounded(scores["loss"])
 
     @property
     def labelled(self) -> bool:
         """Whether the examples have labels of the model's own classes, to score with."""
         return False
-
-    @abstractmethod
-    def batches(self, part: str) -> Dataset:
-        """Return the batches of a part of the data, as evaluated."""
-
-
-class TextDistillation(Distillation):
-    """On running text."""
-
-    unit = examples = "segments"
-    inputs = (*TextTask.inputs, "labels")
-    config_class = WideNetTextConfig
-    same_fields = ("vocab_size", "max_position_embeddings", "type_vocab_size")
-
-    recipe: TextDistillationRecipe
-    data: CorpusData
-
-    def __init__(
-        self,
-        recipe: TextDistillationRecipe,
-        data: CorpusData,
-        model: WideNetPreTrainedModel,
-        teacher: WideNetPreTrainedModel,
-    ) -> None:
-        super().__init__(recipe, data, model, teacher)
-        self.tokenizer = data.tokenizer
-        self.guesses_words = self.has_head and isinstance(model, WideNetForMaskedLM | WideNetForPreTraining)
-        self.train_batches = self.batches("train")
-
-    @classmethod
-    def start(cls, recipe: Recipe) -> Self:
-        recipe = cast(TextDistillationRecipe, recipe)
-        model, teacher, _, folder = cls.start_models(recipe)
-        check_length(recipe.data, model.config.max_position_embeddings)
-        tokenizer = load_tokenizer(recipe.data.tokenizer or folder)
-        check_tokenizer(tokenizer, model.config.vocab_size, recipe.data.tokenizer or str(folder))
-        named = recipe.distillation.teacher
-        if named is not None and load_tokenizer(find_source(named)).get_vocab() != tokenizer.get_vocab():
-            raise WideNetError(f"the teacher {named} reads other tokens than {recipe.data.tokenizer or folder}")
-        return cls(recipe, load_corpus(recipe.data, tokenizer), model, teacher)
-
-    @classmethod
-    def reload(cls, recipe: Recipe, run: Path) -> Self:
-        recipe = cast(TextDistillationRecipe, recipe)
-        model, teacher = cls.reload_models(recipe, run)
-        return cls(recipe, load_corpus(recipe.data, load_tokenizer(run)), model, teacher)
-
-    def batches(self, part: str) -> Dataset:
-        """Return segments as they are, or for a model that guesses words, with some of them masked."""
-        segments: Segments = getattr(self.data, part)
-        if not self.guesses_words:
-            return SegmentBatches(segments, self.tokenizer)
-        has_order = isinstance(self.model, WideNetForPreTraining) and self.model.config.type_vocab_size > 1
-        seed = self.recipe.seed if part == "train" else None
-        section = self.recipe.data
-        if not has_order:
-            section = section.model_copy(update={"sentence_order": False})
-        return PretrainingBatches(segments, self.tokenizer, section, seed)
-
-    def save_processor(self, folder: Path) -> None:
-        save_tokenizer(self.tokenizer, self.recipe.data.max_length, folder)
-
-
-class ImageDistillation(Distillation):
-    """On images."""
-
-    unit = examples = "images"
-    inputs = ("pixel_values",)
-    batch_multiple = 2  # mixup pairs images
-    config_class = WideNetVisionConfig
-    same_fields = ("image_size", "patch_size", "num_prefix_tokens")
-
-    recipe: ImageDistillationRecipe
-    data: ImageData
-
-    def __init__(
-        self,
-        recipe: ImageDistillationRecipe,
-        data: ImageData,
-        model: WideNetPreTrainedModel,
-        teacher: WideNetPreTrainedModel,
-        processor: ViTImageProcessor,
-    ) -> None:
-        super().__init__(recipe, data, model, teacher)
-        self.processor = processor
-        images, training = TrainImages(data.train, processor, recipe.data.augment), recipe.training
-        mix = Collator(len(data.class_names), training.label_smoothing, training.mixup, training.cutmix)
-        self.train_batches = SeededBatches(images, mix, recipe.seed)
-
-    @classmethod
-    def start(cls, recipe: Recipe) -> Self:
-        recipe = cast(ImageDistillationRecipe, recipe)
-        model, teacher, source, folder = cls.start_models(recipe)
-        data = load_images(recipe.data, labelled=False)
-        processor = source_processor(folder, source, cast(WideNetVisionConfig, model.config))
-        return cls(recipe, data, model, teacher, processor)
-
-    @classmethod
-    def reload(cls, recipe: Recipe, run: Path) -> Self:
-        recipe = cast(ImageDistillationRecipe, recipe)
-        return cls(
-            recipe, load_images(recipe.data, labelled=False), *cls.reload_models(recipe, run), load_processor(run)
-        )
-
-    @property
-    def labelled(self) -> bool:
-        return self.has_head and self.data.class_names == list((self.model.config.id2label or {}).values())
-
-    def batches(self, part: str) -> Dataset:
-        images: ImageSet = getattr(self.data, part)
-        return EvalImages(images, self.processor)
-
-    def save_processor(self, folder: Path) -> None:
-        self.processor.save_pretrained(folder)
 
 
 def compare_hidden(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor | None) -> tuple[Tensor, Tensor]:

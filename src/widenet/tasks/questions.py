@@ -1,29 +1,78 @@
-"""The span of a context that answers a question."""
+"""Question answering: the span of a context that answers a question (SQuAD 1.1 and 2.0)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from torch.utils.data import Dataset
+from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
 from widenet.data.batch import Batch
-from widenet.data.text.questions import Question, QuestionData, load_questions
+from widenet.data.text.questions import Question, QuestionData, QuestionsSection, load_questions
 from widenet.data.text.windows import QuestionBatches, Windows, make_windows
+from widenet.errors import WideNetError
 from widenet.models.text import WideNetForQuestionAnswering
-from widenet.recipes import QuestionsRecipe, Recipe
-from widenet.tasks.base import RoutingTally
+from widenet.recipes import Recipe
+from widenet.tasks.base import Prediction, Words, check_top
+from widenet.tasks.metrics import BALANCE, LOSS, Metric, Tally
 from widenet.tasks.squad import Answers, pick_answers, squad_scores
-from widenet.tasks.text import TextTask, make_model, make_tokenizer, reload_text_model
+from widenet.tasks.text import TextTask, check_fit, check_texts, longest, make_model, make_tokenizer
+
+# What the names of SQuAD 2.0's scores begin with, and the part of the test that these are of.
+PARTS = {"HasAns_": "answerable", "NoAns_": "unanswerable"}
+SCORED = "Of the validation questions, as SQuAD's script scores them."
+
+
+class QuestionsRecipe(Recipe):
+    """The span of a context that answers a question."""
+
+    task: Literal["question-answering"] = "question-answering"
+    data: QuestionsSection
 
 
 class QuestionAnswering(TextTask):
     """Extractive question answering, SQuAD 1.1 and 2.0."""
 
-    unit, examples = "windows", "questions"
+    name = "question-answering"
+    recipe_class = QuestionsRecipe
     model_class = WideNetForQuestionAnswering
+    auto_class = AutoModelForQuestionAnswering
+    pipeline = "question-answering"
+    metrics = (
+        Metric("exact_match", "exact match", "percent", note=SCORED),
+        Metric(
+            "exact",
+            "exact match",
+            "percent",
+            hub="exact_match",
+            note=f"{SCORED} A question counts as having no answer if the score of none exceeds that of the "
+            "best answer.",
+        ),
+        Metric("f1", "F1", "percent", note=SCORED),
+        Metric("best_exact", "exact match with the best threshold", "percent"),
+        Metric("best_exact_thresh", "that threshold"),
+        Metric("best_f1", "F1 with the best threshold", "percent"),
+        Metric("best_f1_thresh", "threshold of the best F1"),
+        LOSS,
+        BALANCE,
+    )
+    words = Words(
+        examples="questions",
+        batch="windows",
+        one="window",
+        data="a file in SQuAD's format",
+        loss="The loss that is minimised: cross-entropy of the answer's first and last token, plus the weighted "
+        "balance loss. In validation only answers are scored.",
+        input="question",
+        answers="answers",
+        answer="answer",
+        usage='print(widenet.Run(".").predict(["Who wrote it?"], context="It was written by Jane Austen."))',
+        sample='"Who wrote it?" --context "It was written by Jane Austen."',
+    )
 
     recipe: QuestionsRecipe
     model: WideNetForQuestionAnswering
@@ -37,8 +86,8 @@ class QuestionAnswering(TextTask):
     ) -> None:
         self.recipe, self.data, self.model, self.tokenizer = recipe, data, model, tokenizer
         self.split = data.split
-        self.windows = self._windows(data.train, training=True)
-        self.train_batches = QuestionBatches(self.windows, tokenizer)
+        self.windows: dict[str, Windows] = {}  # of each part, made when it is first needed
+        self.train_batches = QuestionBatches(self._windows("train"), tokenizer)
         self.headline = ("f1", "exact" if data.has_impossible else "exact_match")
         self.answers: Answers | None = None
 
@@ -51,18 +100,18 @@ class QuestionAnswering(TextTask):
         return cls(recipe, data, make_model(recipe, cls.model_class, tokenizer), tokenizer)
 
     @classmethod
-    def reload(cls, recipe: Recipe, run: Path) -> Self:
+    def reload(cls, recipe: Recipe, model: Any, processor: Any) -> Self:
         recipe = cast(QuestionsRecipe, recipe)
-        model, tokenizer = reload_text_model(recipe, run, cls.model_class)
-        return cls(recipe, load_questions(recipe.data), model, tokenizer)
+        check_fit(recipe, model, processor)
+        return cls(recipe, load_questions(recipe.data), model, processor)
 
     @property
     def notes(self) -> list[str]:
         lines = []
         if self.data.skipped:
             lines.append(f"{self.data.skipped:,} answers that are not where they should be are left out")
-        if self.windows.cut_questions:
-            lines.append(f"{self.windows.cut_questions:,} questions are cut: they would leave no room for the context")
+        if cut := self._windows("train").cut_questions:
+            lines.append(f"{cut:,} questions are cut: they would leave no room for the context")
         return lines
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Tensor, int]:
@@ -70,38 +119,27 @@ class QuestionAnswering(TextTask):
         end = outputs.end_logits.detach().argmax(-1) == batch["end_positions"]
         return (start & end).sum(), len(start)
 
-    def validate(self) -> dict[str, float]:
-        scores, _ = self._measure(self.data.validation)
-        return {**scores, "selection": scores["f1"]}
+    def batches(self, part: str) -> Dataset:
+        return QuestionBatches(self._windows(part or "test"), self.tokenizer)
 
-    def test(self) -> dict[str, Any]:
-        """Return the official scores (see :func:`squad_scores`), in percent, and what the tally says."""
-        tally = RoutingTally(self.model.config)
-        scores, self.answers = self._measure(self.data.test, tally)
-        return scores | {"test_questions": len(self.data.test)} | tally.metrics(self.unit)
+    def measure(self, found: Tally, batch: Batch, output: Any) -> None:
+        # the windows of all batches become rows of one length
+        beyond = 0, self.recipe.data.max_length - output.start_logits.shape[1]
+        starts, ends = (
+            torch.nn.functional.pad(logits.float(), beyond, value=-math.inf)
+            for logits in (output.start_logits, output.end_logits)
+        )
+        found.keep(window=batch["window"], starts=starts, ends=ends)
 
-    def write_predictions(self, folder: Path) -> None:
-        if self.answers:
-            self.answers.write(folder)
-
-    def _measure(
-        self, questions: list[Question], tally: RoutingTally | None = None
-    ) -> tuple[dict[str, float], Answers]:
-        windows = self._windows(questions, training=False)
-        longest = max(map(len, windows.input_ids))
-        starts, ends = (torch.full((len(windows), longest), -torch.inf) for _ in range(2))  # [W, L]
-        for batch, output in self.run_through(QuestionBatches(windows, self.tokenizer)):
-            length = output.start_logits.shape[1]
-            starts[batch["window"].cpu(), :length] = output.start_logits.float().cpu()
-            ends[batch["window"].cpu(), :length] = output.end_logits.float().cpu()
-            if tally:
-                tally.update(output, len(batch["window"]), batch["attention_mask"])
-        section = self.recipe.data
+    def scores(self, found: Tally, part: str) -> dict[str, Any]:
+        """Return the official scores, in percent (:func:`squad_scores`), and keep the answers of the part."""
+        questions: list[Question] = getattr(self.data, part or "test")
+        section, order = self.recipe.data, found.all("window").argsort()
         answers = pick_answers(
             questions,
-            windows,
-            starts,
-            ends,
+            self._windows(part or "test"),
+            found.all("starts")[order],
+            found.all("ends")[order],
             n_best=section.n_best,
             max_answer_length=section.max_answer_length,
             with_impossible=self.data.has_impossible,
@@ -110,8 +148,79 @@ class QuestionAnswering(TextTask):
         scores = squad_scores(questions, answers.predictions, answers.null_odds or None)
         none = {name for name, odds in answers.null_odds.items() if odds > 0}
         final = {name: "" if name in none else text for name, text in answers.predictions.items()}
-        return scores, replace(answers, predictions=final)
+        self.answers = replace(answers, predictions=final)
+        return scores
 
-    def _windows(self, questions: list[Question], training: bool) -> Windows:
-        section = self.recipe.data
-        return make_windows(self.tokenizer, questions, section.max_length, section.doc_stride, training)
+    def test(self) -> dict[str, dict[str, Any]]:
+        """Return the scores of all questions, and of those with and without an answer where there are both."""
+        tested = super().test()[""]
+        parts = {
+            part: {key.removeprefix(prefix): value for key, value in tested.items() if key.startswith(prefix)}
+            for prefix, part in PARTS.items()
+        }
+        whole = {key: value for key, value in tested.items() if not key.startswith(tuple(PARTS))}
+        return {"": whole, **{part: scores for part, scores in parts.items() if scores}}
+
+    def select(self, scores: dict[str, Any]) -> float:
+        return float(scores["f1"])
+
+    def write_predictions(self, folder: Path) -> None:
+        if self.answers:
+            self.answers.write(folder)
+
+    def _windows(self, part: str) -> Windows:
+        if part not in self.windows:
+            section, questions = self.recipe.data, getattr(self.data, part)
+            made = make_windows(self.tokenizer, questions, section.max_length, section.doc_stride, part == "train")
+            self.windows[part] = made
+        return self.windows[part]
+
+    @classmethod
+    def prediction_options(cls, metrics: dict[str, Any]) -> dict[str, Any]:
+        return {"with_impossible": "exact" in metrics.get("headline", [])}  # what SQuAD 2.0 calls exact_match
+
+    @classmethod
+    @torch.inference_mode()
+    def predict(
+        cls,
+        model: Any,
+        processor: Any,
+        inputs: Sequence[str],
+        *,
+        top: int = 5,
+        context: str | None = None,
+        max_answer_length: int = 30,
+        doc_stride: int = 128,
+        with_impossible: bool = False,
+        batch_size: int = 64,
+    ) -> list[Prediction]:
+        """Answer questions about a context of any length, in the context's own words.
+
+        Args:
+            context: where the answer stands. What is longer than the model reads is read in overlapping windows.
+            max_answer_length: tokens of an answer, at most.
+            doc_stride: tokens from the start of a window to that of the next.
+            with_impossible: the context may hold no answer, as in SQuAD 2.0; the answer is then "".
+        """
+        check_top(top)
+        if context is None:
+            raise WideNetError("questions are answered about a text: give it as context (--context TEXT or @FILE)")
+        check_texts([*inputs, context], model, processor)
+        if not inputs:
+            return []
+        asked = [Question(str(index), question, context, []) for index, question in enumerate(inputs)]
+        windows = make_windows(processor, asked, longest(model, processor), doc_stride, training=False)
+        batches = QuestionBatches(windows, processor)
+        shape = len(windows), max(map(len, windows.input_ids))
+        starts, ends = torch.full(shape, -torch.inf), torch.full(shape, -torch.inf)  # [W, L]
+        for start in range(0, len(windows), batch_size):
+            batch = batches.__getitems__(list(range(start, min(start + batch_size, len(windows)))))
+            rows = batch.pop("window")
+            output = model(**{key: value.to(model.device) for key, value in batch.items()})
+            starts[rows, : output.start_logits.shape[1]] = output.start_logits.float().cpu()
+            ends[rows, : output.end_logits.shape[1]] = output.end_logits.float().cpu()
+        nbest = pick_answers(asked, windows, starts, ends, max(top, 20), max_answer_length, with_impossible).nbest
+        return [
+            Prediction(each.question, [(one["text"], one["probability"]) for one in nbest[each.id][:top]])
+            for each in asked
+        ]

@@ -1,28 +1,67 @@
-"""A class or a number for a sentence or a pair."""
+"""Text classification and regression: a class or a number for a sentence or a pair."""
 
-from pathlib import Path
-from typing import Any, Self, cast
+from collections.abc import Sequence
+from typing import Any, Literal, Self, cast
 
 import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from torch.utils.data import Dataset
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from widenet.data.batch import Batch
-from widenet.data.text.sentences import SentenceBatches, SentenceData, load_sentences
+from widenet.data.text.sentences import SentenceBatches, SentenceData, SentencesSection, load_sentences
 from widenet.errors import WideNetError
 from widenet.models.text import WideNetForSequenceClassification
-from widenet.recipes import Recipe, SentencesRecipe
-from widenet.tasks.base import RoutingTally, bounded, check_labels, label_names
-from widenet.tasks.text import TextTask, make_model, make_tokenizer, reload_text_model
+from widenet.recipes import Recipe
+from widenet.tasks.base import Prediction, Words, best, bounded, check_labels, check_top, label_names
+from widenet.tasks.metrics import BALANCE, LOSS, Metric, Tally
+from widenet.tasks.text import TextTask, check_fit, check_texts, make_model, make_tokenizer, tokenise
+
+
+class SentencesRecipe(Recipe):
+    """A class or a number for a sentence or a pair."""
+
+    task: Literal["text-classification"] = "text-classification"
+    data: SentencesSection
 
 
 class SentenceClassification(TextTask):
     """Text classification and regression."""
 
-    unit = examples = "texts"
+    name = "text-classification"
+    recipe_class = SentencesRecipe
     model_class = WideNetForSequenceClassification
+    auto_class = AutoModelForSequenceClassification
+    pipeline = "text-classification"
+    metrics = (
+        Metric(
+            "accuracy",
+            "accuracy",
+            "share",
+            note="Training accuracy is measured on the texts as trained on, while the weights move.",
+            like_training=True,
+        ),
+        Metric("macro_f1", "macro F1", "share", hub="f1"),
+        Metric("pearson", "Pearson correlation", hub="pearsonr"),
+        Metric("spearman", "Spearman correlation", hub="spearmanr"),
+        LOSS,
+        BALANCE,
+    )
+    words = Words(
+        examples="texts",
+        one="text",
+        data="a file or folder of labelled texts",
+        loss="In training cross-entropy, or of numbers the squared error, plus the weighted balance loss, with "
+        "dropout; in validation without either.",
+        input="text",
+        answers="classes",
+        answer="label",
+        usage="from transformers import pipeline\n\n"
+        'classify = pipeline("text-classification", model=".", truncation=True)\nprint(classify("a charming film"))',
+        sample='"a charming film"',
+    )
 
     recipe: SentencesRecipe
     model: WideNetForSequenceClassification
@@ -36,10 +75,10 @@ class SentenceClassification(TextTask):
     ) -> None:
         self.recipe, self.data, self.model, self.tokenizer = recipe, data, model, tokenizer
         self.split = data.split
-        length = recipe.data.max_length
-        self.train_batches = SentenceBatches(data.train, tokenizer, length)
-        self.validation = SentenceBatches(data.validation, tokenizer, length)
-        self.tests = {name: SentenceBatches(part, tokenizer, length) for name, part in data.tests.items()}
+        parts = {"train": data.train, "validation": data.validation, **data.tests}
+        self.parts = {name: SentenceBatches(part, tokenizer, recipe.data.max_length) for name, part in parts.items()}
+        self.train_batches = self.parts["train"]
+        self.test_parts = tuple(data.tests) if len(data.tests) > 1 else ("",)
         self.headline = ("accuracy",) if data.class_names else ("pearson", "spearman")
 
     @classmethod
@@ -53,23 +92,22 @@ class SentenceClassification(TextTask):
         return cls(recipe, data, make_model(recipe, cls.model_class, tokenizer, **fields), tokenizer)
 
     @classmethod
-    def reload(cls, recipe: Recipe, run: Path) -> Self:
+    def reload(cls, recipe: Recipe, model: Any, processor: Any) -> Self:
         recipe = cast(SentencesRecipe, recipe)
-        model, tokenizer = reload_text_model(recipe, run, cls.model_class)
+        check_fit(recipe, model, processor)
         if (model.config.problem_type == "regression") != recipe.data.regression:
             asked = "numbers" if recipe.data.regression else "classes"
             raise WideNetError(
-                f"{run} does not predict {asked}; data.regression={recipe.data.regression} does not fit"
+                f"{model.name_or_path} does not predict {asked}; data.regression={recipe.data.regression} does not fit"
             )
         data = load_sentences(recipe.data)
         if data.class_names:
             check_labels(str(recipe.data.source), data.class_names, model.config)
-        return cls(recipe, data, model, tokenizer)
+        return cls(recipe, data, model, processor)
 
     @property
     def notes(self) -> list[str]:
-        parts = (cast(SentenceBatches, self.train_batches), self.validation, *self.tests.values())
-        cut = sum(part.truncated for part in parts)
+        cut = sum(part.truncated for part in self.parts.values())
         return [f"{cut:,} texts are cut at data.max_length={self.recipe.data.max_length} tokens"] if cut else []
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Tensor, int]:
@@ -77,39 +115,60 @@ class SentenceClassification(TextTask):
             return torch.zeros(()), 0
         return (outputs.logits.detach().argmax(-1) == batch["labels"]).sum(), len(batch["labels"])
 
-    def validate(self) -> dict[str, float]:
-        found = self._measure(self.validation)
-        selection = -bounded(found["loss"])
-        if self.data.class_names:  # ties, of which a small validation set has many, go by the loss
-            selection = found["accuracy"] + 1e-4 * selection
-        return {**found, "selection": selection}
+    def batches(self, part: str) -> Dataset:
+        return self.parts[part or "test"]
 
-    def test(self) -> dict[str, Any]:
-        """Return the test metrics; of several test parts the first one's, and each one's under its own name.
+    def measure(self, found: Tally, batch: Batch, output: Any) -> None:
+        found.keep(logits=output.logits.float(), labels=batch["labels"])
+
+    def scores(self, found: Tally, part: str) -> dict[str, Any]:
+        """Return the scores of a part.
 
         Returns:
-            For classes ``accuracy``, ``macro_f1`` and ``loss`` (cross-entropy), for numbers ``pearson``,
-            ``spearman`` and ``loss`` (mean squared error); and what :meth:`RoutingTally.metrics` returns,
-            over all test parts.
+            For classes ``accuracy``, ``macro_f1`` and ``loss`` (cross-entropy); for numbers ``pearson``,
+            ``spearman`` and ``loss`` (mean squared error).
         """
-        tally = RoutingTally(self.model.config)
-        found = {name: self._measure(part, tally) for name, part in self.tests.items()}
-        metrics: dict[str, Any] = dict(next(iter(found.values())))
-        if len(found) > 1:
-            metrics |= {f"{name}_{key}": value for name, part in found.items() for key, value in part.items()}
-        return metrics | tally.metrics(self.unit)
+        return text_scores(found.all("logits"), found.all("labels"), bool(self.data.class_names))
 
-    def _measure(self, part: SentenceBatches, tally: RoutingTally | None = None) -> dict[str, float]:
-        logits, labels = [], []
-        for batch, output in self.run_through(part):
-            logits.append(output.logits.float().cpu())
-            labels.append(batch["labels"].cpu())
-            if tally:
-                tally.update(output, len(batch["labels"]), batch["attention_mask"])
-        return _scores(torch.cat(logits), torch.cat(labels), bool(self.data.class_names))
+    def select(self, scores: dict[str, Any]) -> float:
+        by_loss = -bounded(scores["loss"])
+        # ties, of which a small validation set has many, go by the loss
+        return scores["accuracy"] + 1e-4 * by_loss if self.data.class_names else by_loss
+
+    @classmethod
+    @torch.inference_mode()
+    def predict(
+        cls,
+        model: Any,
+        processor: Any,
+        inputs: Sequence[str],
+        *,
+        top: int = 5,
+        pair: str | None = None,
+        batch_size: int = 64,
+    ) -> list[Prediction]:
+        """Classify texts, or predict their numbers.
+
+        Args:
+            pair: the second text, where the model was trained on pairs; the same for each of ``inputs``.
+        """
+        check_top(top)
+        check_texts(inputs if pair is None else [*inputs, pair], model, processor)
+        names = list(model.config.id2label.values())
+        found = []
+        for start in range(0, len(inputs), batch_size):
+            block = list(inputs[start : start + batch_size])
+            batch, cut = tokenise(model, processor, block, None if pair is None else [pair] * len(block))
+            logits = model(**batch).logits.float().cpu()  # [N, C]
+            for text, row, shortened in zip(block, logits, cut, strict=True):
+                if model.is_regression:
+                    found.append(Prediction(text, value=row.item(), cut=shortened))
+                else:
+                    found.append(Prediction(text, best(row.softmax(-1), names, top), cut=shortened))
+        return found
 
 
-def _scores(logits: Tensor, labels: Tensor, classes: bool) -> dict[str, float]:
+def text_scores(logits: Tensor, labels: Tensor, classes: bool) -> dict[str, float]:
     """Return the metrics of logits [n, classes] or numbers [n, 1]."""
     if classes:
         guesses = logits.argmax(-1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from widenet.data.text.questions import Question
 from widenet.data.text.windows import Windows
 from widenet.errors import WideNetError
-from widenet.runs.folder import write_json
+from widenet.files import write_json
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)

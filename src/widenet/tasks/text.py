@@ -1,17 +1,22 @@
-"""What the text tasks have in common: the tokenizer, and the model that fits it."""
+"""What the text tasks have in common: the tokenizer, and the model that fits it.
 
-from collections.abc import Iterable
+Axes: N texts, L tokens of the longest one.
+"""
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from widenet.config import WideNetTextConfig
-from widenet.convert.folder import TEXT_HEADS, adapt_text_model, load_model
-from widenet.data.text.tokenizer import check_tokenizer, load_tokenizer, train_wordpiece
+from widenet.convert.folder import adapt_text_model, load_model, read_config
+from widenet.data.batch import Batch
+from widenet.data.images.sets import looks_like_image
+from widenet.data.text.tokenizer import TextSection, check_tokenizer, load_tokenizer, train_wordpiece
 from widenet.errors import WideNetError
 from widenet.models.text import WideNetTextPreTrainedModel
-from widenet.recipes import Recipe, TextSection
+from widenet.recipes import Recipe
 from widenet.tasks.base import Task, check_labels_open, is_folder, preset_config
 
 
@@ -28,10 +33,18 @@ class TextTask(Task):
         section = cast(TextSection, recipe.data)
         check_labels_open(recipe)
         if is_folder(name := str(recipe.model.name)):
-            config: Any = load_model(Path(name).expanduser(), cls.model_class, fresh=TEXT_HEADS).config
+            config: Any = read_config(Path(name).expanduser(), WideNetTextConfig)
         else:
             config = preset_config(recipe, WideNetTextConfig)
         check_length(section, recipe.model.overrides.get("max_position_embeddings", config.max_position_embeddings))
+
+    @classmethod
+    def load(cls, folder: Path) -> WideNetTextPreTrainedModel:
+        return load_model(folder, cls.model_class)
+
+    @classmethod
+    def load_processor(cls, folder: Path) -> PreTrainedTokenizerBase:
+        return load_tokenizer(folder)
 
     def save_processor(self, folder: Path) -> None:
         save_tokenizer(self.tokenizer, cast(TextSection, self.recipe.data).max_length, folder)
@@ -79,17 +92,10 @@ def make_model(
     return model_class(config)
 
 
-def reload_text_model(
-    recipe: Recipe, run: Path, model_class: type[WideNetTextPreTrainedModel]
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Return a run's model and tokenizer, to be tested with a recipe.
-
-    Raises:
-        WideNetError: as :func:`load_text_model`, or the model reads fewer tokens than the recipe says.
-    """
-    model, tokenizer = load_text_model(run, model_class)
+def check_fit(recipe: Recipe, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise :class:`WideNetError` where a model to be tested has another vocabulary, or reads less than asked."""
+    check_tokenizer(tokenizer, model.config.vocab_size, model.name_or_path)
     check_length(cast(TextSection, recipe.data), model.config.max_position_embeddings)
-    return model, tokenizer
 
 
 def check_length(section: TextSection, positions: int) -> None:
@@ -106,13 +112,26 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: 
     tokenizer.save_pretrained(folder)
 
 
-def load_text_model(run: Path, model_class: type[WideNetTextPreTrainedModel]) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Return a run's model and tokenizer.
+def check_texts(texts: Sequence[str], model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise :class:`WideNetError` for a text that is none, or a tokenizer that is not the model's."""
+    check_tokenizer(tokenizer, model.config.vocab_size, model.name_or_path)
+    for text in texts:
+        if not text.strip():
+            raise WideNetError(f"there is nothing to predict from: {text!r} is an empty text")
+        if looks_like_image(text):
+            raise WideNetError(f"{text} is the path of an image file, but the model reads text")
 
-    Raises:
-        WideNetError: one of them is missing or damaged, or they do not match.
-    """
-    model: Any = load_model(run, model_class)
-    tokenizer = load_tokenizer(run)
-    check_tokenizer(tokenizer, model.config.vocab_size, str(run))
-    return model, tokenizer
+
+def tokenise(
+    model: Any, tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None = None
+) -> tuple[Batch, list[bool]]:
+    """Return a padded batch [N, L] on the model's device, and of each text whether it was cut."""
+    length = longest(model, tokenizer)
+    encoded = tokenizer(texts, pairs, padding=True, truncation="longest_first", max_length=length, return_tensors="pt")
+    cut = [bool(encoding.overflowing) for encoding in encoded.encodings or []]
+    return {key: value.to(model.device) for key, value in encoded.items()}, cut
+
+
+def longest(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the tokens that a model reads: those it was trained on, which its tokenizer says."""
+    return int(min(tokenizer.model_max_length, model.config.max_position_embeddings))

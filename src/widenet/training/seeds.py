@@ -8,8 +8,8 @@ from rich.console import Console
 
 from widenet.errors import WideNetError
 from widenet.recipes import Recipe
-from widenet.runs.compare import read_metrics
-from widenet.runs.folder import last_checkpoint, write_json
+from widenet.runs.compare import headline_scores
+from widenet.runs.run import Run
 from widenet.training.run import check_same_recipe, train
 
 
@@ -21,11 +21,12 @@ def train_seeds(
     resume: bool = False,
     overwrite: bool = False,
     console: Console | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Train a recipe with ``count`` seeds, from its own upwards, into ``output/seed-…``; return the summary.
 
-    The summary, ``output/metrics.json``, holds the median over the seeds of every number that a test
-    returns, and each seed's values of the headline metrics under ``seeds``.
+    The summary, ``output/metrics.json``, has the form of a run's and holds the median over the seeds of every number
+    in it, and each seed's values of the headline metrics under ``seeds``.
 
     Args:
         recipe: what to train.
@@ -34,6 +35,7 @@ def train_seeds(
         resume: leave finished seeds as they are, go on with an interrupted one, train the others.
         overwrite: replace runs that the folder holds.
         console: where progress goes; nothing is printed by default.
+        command: the command line that asked for it, to be recorded.
 
     Raises:
         WideNetError: as :func:`train`, or ``count`` is below 1.
@@ -43,24 +45,20 @@ def train_seeds(
         for seed in range(recipe.seed, recipe.seed + count)
     }
     _check(runs, output, count, resume, overwrite)
-    found = []
-    for each, folder in runs.values():
-        if resume and (folder / "metrics.json").is_file():
-            found.append(read_metrics(folder))
+    found = {}
+    for seed, (each, folder) in runs.items():
+        run = Run(folder)
+        if resume and run.stored_metrics is not None:
+            found[seed] = run.metrics
             continue
-        again = resume and last_checkpoint(folder) is not None
+        again = resume and run.last_checkpoint() is not None
         # what an interruption before the first checkpoint left holds nothing
-        anew = overwrite or (resume and (folder / "recipe.yaml").is_file() and not again)
-        found.append(train(each, folder, resume=again, overwrite=anew, console=console))
-    first = found[0]
-    numbers = [key for key, value in first.items() if isinstance(value, int | float) and key != "seed"]
-    summary = {
-        **{key: first[key] for key in ("recipe", "task", "model", "headline")},
-        **{key: _median([metrics[key] for metrics in found]) for key in numbers},
-        "seeds": {str(metrics["seed"]): {key: metrics[key] for key in first["headline"]} for metrics in found},
-        "split": first["split"],
-    }
-    write_json(output / "metrics.json", summary)
+        anew = overwrite or (resume and run.recipe_text is not None and not again)
+        found[seed] = train(each, folder, resume=again, overwrite=anew, console=console, command=command)
+    summary = _medians(list(found.values()))
+    summary["training"].pop("seed")
+    summary["seeds"] = {str(seed): headline_scores(metrics) for seed, metrics in found.items()}
+    Run(output).write_metrics(summary)
     return summary
 
 
@@ -78,17 +76,23 @@ def _check(runs: dict[int, tuple[Recipe, Path]], output: Path, count: int, resum
         raise WideNetError(f"{output} holds a run of one seed; choose another --output folder for several")
     if output.is_dir() and any(output.iterdir()) and not any(output.glob("seed-*/recipe.yaml")):
         raise WideNetError(f"{output} is not empty and holds no run; choose another --output folder")
-    begun = [(each, folder) for each, folder in runs.values() if (folder / "recipe.yaml").is_file()]
+    begun = [(each, Run(folder)) for each, folder in runs.values() if (folder / "recipe.yaml").is_file()]
     if resume and not begun:
         raise WideNetError(f"nothing to resume: {output} holds none of these runs")
-    for each, folder in begun:
+    for each, run in begun:
         if resume:
-            check_same_recipe(each, folder)
+            check_same_recipe(each.with_absolute_paths(), run)
         elif not overwrite:
-            raise WideNetError(f"{folder} already holds a run; add --resume to go on or --overwrite to replace it")
+            raise WideNetError(f"{run.path} already holds a run; --resume goes on with it, --overwrite replaces it")
 
 
-def _median(values: list[float]) -> float:
-    """Return the median, of whole numbers a whole one where it is one."""
+def _medians(values: list[Any]) -> Any:
+    """Return nested values of one form with the median of every number; where they are no numbers, the first."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {key: _medians([value[key] for value in values if key in value]) for key in first}
+    if isinstance(first, bool) or not all(isinstance(value, int | float) for value in values):
+        return first
     middle = median(values)
-    return int(middle) if all(isinstance(value, int) for value in values) and middle == int(middle) else middle
+    whole = all(isinstance(value, int) for value in values) and middle == int(middle)
+    return int(middle) if whole else middle

@@ -1,25 +1,29 @@
-"""Hugging Face's Trainer with the paper's optimisers and the numbers a person watches."""
+"""Hugging Face's Trainer with a task's own scores and the numbers that a person watches."""
 
-import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim.lamb import Lamb
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
 from widenet.data.batch import as_is
-from widenet.recipes import TrainingSection
 from widenet.tasks import Task
+from widenet.tasks.metrics import routing_operations
+from widenet.training.callbacks import Clock
+from widenet.training.optim import make_optimizer, make_scheduler
 
 
 @dataclass
 class Meter:
-    """Means since the last reset, kept as tensors so that nothing waits for a GPU."""
+    """Means since the last reset, kept as tensors so that nothing waits for a GPU.
 
+    Attributes:
+        operations: routing operations of a forward pass, of which ``balance_loss`` is the mean; 0 without experts.
+    """
+
+    operations: int
     batches: int = 0
     predictions: int = 0
     loss: Tensor | float = 0.0
@@ -38,7 +42,9 @@ class Meter:
         """Return loss, balance loss and accuracy; no accuracy where nothing can be right, as in regression."""
         if not self.batches:
             return {}
-        means = {"loss": float(self.loss) / self.batches, "balance_loss": float(self.balance_loss) / self.batches}
+        means = {"loss": float(self.loss) / self.batches}
+        if self.operations:
+            means["balance_loss"] = float(self.balance_loss) / self.batches / self.operations
         if self.predictions:
             means["accuracy"] = float(self.correct) / self.predictions
         return means
@@ -54,7 +60,7 @@ class TaskTrainer(Trainer):
         super().__init__(task.model, train_dataset=task.train_batches, data_collator=as_is, **kwargs)
         self.task = task
         self.recipe = task.recipe.training
-        self.meter = Meter()
+        self.meter = Meter(routing_operations(task.model.config))
         self.clock = Clock()
         self.add_callback(self.clock)
 
@@ -93,7 +99,7 @@ class TaskTrainer(Trainer):
         """Log the means since the last time instead of the last batch's loss."""
         if "loss" in logs:
             logs |= self.meter.means() | {"seconds": self.clock.seconds}
-            self.meter = Meter()
+            self.meter = Meter(self.meter.operations)
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -112,97 +118,3 @@ class TaskTrainer(Trainer):
         inner = getattr(loader, "base_dataloader", loader)  # accelerate wraps the real one
         inner.generator = torch.Generator()
         return loader
-
-
-class Clock(TrainerCallback):
-    """Training time: in all, over every resumption, and of this process in and outside the model's step.
-
-    The time outside (data, bookkeeping) leaves out evaluation and saving; the time in all does not.
-    """
-
-    def __init__(self) -> None:
-        self.before = 0.0
-        self.started = time.perf_counter()
-        self.in_step = 0.0
-        self.outside = 0.0
-        self._mark: float | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        # A resumed state brings the log of the run so far.
-        self.before = next((entry["seconds"] for entry in reversed(state.log_history) if "seconds" in entry), 0.0)
-        self.started = time.perf_counter()
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._mark = time.perf_counter()
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.outside += self._lap()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.in_step += self._lap()
-
-    def _lap(self) -> float:
-        now = time.perf_counter()
-        lap, self._mark = now - (self._mark or now), now
-        return lap
-
-    @property
-    def seconds(self) -> float:
-        """Training time so far, evaluation and saving included."""
-        return self.before + time.perf_counter() - self.started
-
-    @property
-    def outside_fraction(self) -> float:
-        """Share of training time in which the model waited."""
-        return self.outside / max(self.outside + self.in_step, 1e-9)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters: biases, norms, positions and [CLS] are not decayed."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            exempt = parameter.dim() < 2 or name.endswith(("bias", "position_embeddings", "cls_token"))
-            (free if exempt else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-
-def make_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
-    """Return the optimiser of a recipe.
-
-    LAMB is timm's, with its own gradient clipping off: Trainer clips the global norm for every optimiser.
-    """
-    groups = parameter_groups(model, training.weight_decay)
-    rate = training.learning_rate
-    if training.optimizer == "lamb":
-        return Lamb(groups, lr=rate, betas=training.betas, max_grad_norm=None)
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=training.momentum)
-    return torch.optim.AdamW(groups, lr=rate, betas=training.betas)
-
-
-def make_scheduler(
-    optimizer: torch.optim.Optimizer, training: TrainingSection, total_steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return linear warm-up followed by the recipe's decay to zero (Table 6 for ``cosine``)."""
-    share = training.warmup_epochs / training.epochs
-    warmup = min(total_steps, training.warmup_steps or round(total_steps * share))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = (step - warmup) / max(1, total_steps - warmup)
-        if training.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return 1.0 if training.schedule == "constant" else max(0.0, 1 - progress)
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

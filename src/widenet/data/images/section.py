@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from widenet.data.section import AtLeastZero, DataSection, Fraction, Probability, Section, Share
+from widenet.data.section import AtLeastZero, DataSection, Fraction, Place, Probability, Section, Share
 
 # What timm's policies understand; it skips the sections that it does not know.
 AUTO_AUGMENT = (
@@ -59,7 +59,7 @@ class Augmentation(Section):
 class ImagesSection(DataSection):
     """Labelled images."""
 
-    source: str | None
+    source: Place | None
     """digits, mnist, fashion-mnist, cifar10, cifar100; a folder with a sub-folder per class; or a Hugging Face id."""
     check_files: bool = True
     """Decode every image file of a folder once before training starts."""

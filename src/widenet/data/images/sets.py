@@ -97,6 +97,11 @@ def open_image(path: Path) -> Image.Image:
         raise WideNetError(f"{path} {_decode_problem(error)}") from error
 
 
+def looks_like_image(text: str) -> bool:
+    """Whether a text is the name of an image file, by its suffix."""
+    return len(text) < 1000 and "\n" not in text and Path(text).suffix.lower() in Image.registered_extensions()
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         # PIL clips 16-bit values at 255, which leaves a white image

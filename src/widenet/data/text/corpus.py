@@ -20,7 +20,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from widenet.data.common import cache_folder
-from widenet.data.section import AtLeastOne, Fraction
+from widenet.data.section import AtLeastOne, Fraction, Place
 from widenet.data.text.documents import Documents, Piece, find_texts, iter_pieces
 from widenet.data.text.tokenizer import TextSection, load_tokenizer, sentence_ends, train_wordpiece
 from widenet.errors import WideNetError, reason
@@ -39,7 +39,7 @@ VOCABULARY = 30_000  # tokens
 class CorpusSection(TextSection):
     """Running text for pretraining."""
 
-    source: str | None
+    source: Place | None
     """Text file, folder of them, .jsonl, Hugging Face id, or wikipedia-books, the corpus of the paper."""
     documents: Documents = "file"
     """What a document is: a whole file (or row of a table), what stands between blank lines, or a line."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from widenet.data.section import AtLeastOne
+from widenet.data.section import AtLeastOne, Place
 from widenet.data.text.tables import check_text, digest, is_dataset, load_tables, parse_json, read_text
 from widenet.data.text.tokenizer import Length, TextSection
 from widenet.errors import WideNetError
@@ -22,9 +22,9 @@ LISTED = 3  # bad answers that an error shows
 class QuestionsSection(TextSection):
     """Questions about contexts, in SQuAD's format."""
 
-    source: str | None
+    source: Place | None
     """squad1, squad2; a SQuAD JSON file, or a folder with SQuAD's own files; or a Hugging Face id."""
-    test: str | None = None
+    test: Place | None = None
     """File with the test part; null: the source's development part, or held out."""
     max_length: Length = 384
     """Tokens of a window: question, context and special tokens."""

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from widenet.data.common import hold_out
+from widenet.data.section import Place
 from widenet.data.text.padding import pad_id, pad_rows
 from widenet.data.text.tables import (
     SUFFIXES,
@@ -52,11 +53,11 @@ TOKENISE_AT_ONCE = 1024  # texts; the tokenizer keeps what it cuts off, so whole
 class SentencesSection(TextSection):
     """Sentences, or pairs of them, with labels or numbers."""
 
-    source: str | None
+    source: Place | None
     """sst2, mnli; a .tsv, .csv, .json or .jsonl file, or a folder of them; or a Hugging Face id."""
-    test: str | None = None
+    test: Place | None = None
     """File with the test part; null: the source's own, or held out."""
-    validation: str | None = None
+    validation: Place | None = None
     """File with the validation part; null: the source's own, or held out."""
     text_column: str | None = None
     """Column of the texts; null: found by its usual name."""

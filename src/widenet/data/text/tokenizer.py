@@ -15,7 +15,7 @@ from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from widenet.data.section import DataSection
+from widenet.data.section import DataSection, Place
 from widenet.errors import WideNetError, reason
 
 __all__ = ["TextSection", "check_tokenizer", "continuations", "load_tokenizer", "sentence_ends", "train_wordpiece"]
@@ -39,7 +39,7 @@ Length = Annotated[int, Field(ge=8)]
 class TextSection(DataSection):
     """Text of any kind, in tokens."""
 
-    tokenizer: str | None = None
+    tokenizer: Place | None = None
     """Folder or public name of a tokenizer; null: the start model's, or else a WordPiece tokenizer is trained."""
     lowercase: bool = True
     """Whether a tokenizer that is trained folds case and strips accents."""
