@@ -24,11 +24,13 @@ from widenet.models.text import (
 from widenet.models.timm import WideNetTimmModel
 from widenet.models.vision import WideNetForImageClassification, WideNetVisionModel
 from widenet.nn.routing import Routing
+from widenet.runs.run import Run
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Routing",
+    "Run",
     "WideNetConfig",
     "WideNetError",
     "WideNetForImageClassification",

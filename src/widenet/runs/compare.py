@@ -6,7 +6,7 @@ from typing import Any
 
 from widenet.errors import WideNetError
 from widenet.runs.run import Run
-from widenet.tasks import find_task, metric_of
+from widenet.tasks import Task, find_task
 
 
 def compare_runs(runs: list[Path]) -> list[dict[str, Any]]:
@@ -60,10 +60,29 @@ def headline_scores(metrics: dict[str, Any], headline: list[str] | None = None) 
     }
 
 
-def show(metrics: dict[str, Any], values: dict[str, float | None]) -> dict[str, str]:
-    """Return scores by name, as :func:`headline_scores` makes them, as a person reads them."""
-    task = find_task(metrics["task"])
-    return {name: metric_of(task, name.rpartition(" ")[2]).text(value) for name, value in values.items()}
+def score_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row per part of a test: how many examples, and every metric that the task declares."""
+    names = [metric.name for metric in find_task(metrics["task"]).metrics]
+    several = len(metrics["test"]) > 1
+    return [
+        {
+            **({"part": part or "all"} if several else {}),
+            "examples": scores.get("examples"),
+            **{name: scores[name] for name in names if name in scores},
+        }
+        for part, scores in metrics["test"].items()
+    ]
+
+
+def as_text(task: type[Task], row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its metrics as a person reads them, under their labels; other values stay."""
+    known = {metric.name: metric for metric in task.metrics}
+    shown = {}
+    for key, value in row.items():
+        part, _, name = key.rpartition(" ")
+        metric = known.get(name)
+        shown[f"{part} {metric.label}".strip() if metric else key] = metric.text(value) if metric else value
+    return shown
 
 
 def _digest(metrics: dict[str, Any]) -> Any:
