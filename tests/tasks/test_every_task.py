@@ -1,4 +1,4 @@
-"""Every task goes through everything that a user can do with a run; so does the one that ``docs/add-a-task.md`` adds."""
+"""Every task goes through all that a user can do with a run; so does the one that ``docs/add-a-task.md`` adds."""
 
 import json
 import re
@@ -32,7 +32,7 @@ TINY = [
 TEXT = ["model=widenet-text-tiny", *TINY, "model.vocab_size=200", "data.max_length=16", "training.batch_size=16"]
 STEPS = "training.max_steps=3"
 
-# name: the recipe, its overrides, and what is predicted with which options; None where there is nothing to predict with
+# name: the recipe, its overrides, and what is predicted with which options; None without a head
 CASES: dict[str, tuple[str, list[str], tuple[list[str], dict[str, Any]] | None]] = {
     "image-classification": ("digits", TINY, (["photos/0.png"], {"top": 2})),
     "image-regression": ("image-regression.yaml", ["data=photos", *TINY], (["photos/0.png"], {})),
