@@ -233,6 +233,11 @@ class WideNetVisionConfig(WideNetConfig):
         """Tokens before the patches: [CLS], where pooling is "cls", and the registers."""
         return (self.pooling == "cls") + self.num_register_tokens
 
+    @property
+    def num_tokens(self) -> int:
+        """L, the tokens of one image."""
+        return self.num_prefix_tokens + self.num_patches
+
     def check(self) -> None:
         """Raise :class:`WideNetError` for the first value that cannot be built."""
         super().check()
@@ -284,6 +289,11 @@ class WideNetTextConfig(WideNetConfig):
     pad_token_id: int | None = 0
     tie_word_embeddings: bool = True
     problem_type: Literal["single_label_classification", "regression"] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """L, the tokens of the longest text."""
+        return self.max_position_embeddings
 
     def check(self) -> None:
         """Raise :class:`WideNetError` for the first value that cannot be built."""

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from widenet.config import WideNetConfig
 from widenet.files import write_text
+from widenet.models.counts import active_parameters
 from widenet.models.heads import head_of
 
 CARD = "README.md"
@@ -138,9 +139,7 @@ def model_card(model: Any, name: str = ".") -> ModelCard:
 def sizes(label: str, model: Any) -> list[str]:
     """Return a row of a table: label, parameters, active parameters."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    E, K = model.config.num_experts, model.config.num_experts_per_tok
-    experts = sum(parameter.numel() for parameter in model.base_model.encoder.experts.parameters())
-    return [label, f"{parameters:,}", f"{parameters - experts // E * (E - K) if experts else parameters:,}"]
+    return [label, f"{parameters:,}", f"{active_parameters(model):,}"]
 
 
 def loading(kind: str, name: str = ".") -> str:

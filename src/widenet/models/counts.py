@@ -5,12 +5,12 @@ A FLOP here is one multiplication or one addition of a matrix product, so a mult
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from widenet.config import WideNetTextConfig, WideNetVisionConfig
-from widenet.models.text import WideNetTextModel
-from widenet.models.vision import WideNetForImageClassification
+from widenet.models.heads import heads_of
 
 ModelConfig = WideNetVisionConfig | WideNetTextConfig
 
@@ -42,35 +42,35 @@ def count(config: ModelConfig, tokens: int | None = None) -> Counts:
 
     Args:
         config: an image or a text model.
-        tokens: length of the text; by default the longest, ``config.max_position_embeddings``. An image's
-            follows from its size.
+        tokens: L; by default ``config.num_tokens``, those of an image or of the longest text.
     """
-    model: WideNetTextModel | WideNetForImageClassification
+    heads = heads_of(type(config))
+    head = heads["features"] if isinstance(config, WideNetTextConfig) else next(iter(heads.values()))
     with torch.device("meta"):
-        if isinstance(config, WideNetTextConfig):
-            model = WideNetTextModel(config)
-            encoder = model.encoder
-        else:
-            model = WideNetForImageClassification(config)
-            encoder = model.model.encoder
-    # parameters() yields a shared module's weights once: the encoder owns each module once.
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    E, K = config.num_experts, config.num_experts_per_tok
-    experts = sum(parameter.numel() for parameter in encoder.experts.parameters())
-    L = _tokens(config, tokens)
+        model = head.model_class(config)
+    L = tokens or config.num_tokens
     return Counts(
-        parameters=parameters,
-        active_parameters=parameters - experts // E * (E - K) if experts else parameters,
+        # parameters() yields a shared module's weights once: the encoder owns each module once.
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        active_parameters=active_parameters(model),
         tokens=L,
-        flops=forward_flops(config, experts_per_token=E, tokens=L),
-        active_flops=forward_flops(config, experts_per_token=K, tokens=L),
+        flops=forward_flops(config, experts_per_token=config.num_experts, tokens=L),
+        active_flops=forward_flops(config, experts_per_token=config.num_experts_per_tok, tokens=L),
     )
+
+
+def active_parameters(model: Any) -> int:
+    """Return the parameters of a model of this package less those of the E - K experts that a token does not visit."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    E, K = model.config.num_experts, model.config.num_experts_per_tok
+    experts = sum(parameter.numel() for parameter in model.base_model.encoder.experts.parameters())
+    return parameters - experts // E * (E - K) if experts else parameters
 
 
 def forward_flops(config: ModelConfig, experts_per_token: int, tokens: int | None = None) -> int:
     """Return the FLOPs of one image's or text's forward pass (matrix products only); arguments as :func:`count`."""
     D = config.hidden_size
-    L = _tokens(config, tokens)
+    L = tokens or config.num_tokens
     per_token = 0
     for step in config.depth_plan():
         per_token += 4 * D * D + 2 * L * D  # projections; scores and mixing
@@ -81,12 +81,6 @@ def forward_flops(config: ModelConfig, experts_per_token: int, tokens: int | Non
         if step.router is not None:
             per_token += D * config.num_experts
     return 2 * (L * per_token + _ends(config, L))
-
-
-def _tokens(config: ModelConfig, tokens: int | None) -> int:
-    if isinstance(config, WideNetTextConfig):
-        return tokens or config.max_position_embeddings
-    return config.num_prefix_tokens + config.num_patches
 
 
 def _ends(config: ModelConfig, L: int) -> int:

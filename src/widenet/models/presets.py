@@ -1,11 +1,11 @@
-"""The paper's models by name, each a few lines. The sizes in the docstrings are the published ones.
+"""The models by name: a preset is a row of one table, and :func:`create_model` merges the caller's overrides into it.
 
-A preset is a function that returns config fields; :func:`create_model` merges the caller's overrides
-into them, so every ablation of the paper is a preset and an override (``analysis/paper.py`` lists them).
+So every ablation of the paper is a preset and an override. ``models/paper.py`` lists them, with the published sizes
+and scores.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from copy import deepcopy
+from typing import Any, NamedTuple, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -14,144 +14,78 @@ from widenet.errors import WideNetError, unknown
 from widenet.models.heads import heads_of
 from widenet.models.pretrained import WideNetPreTrainedModel
 
-Fields = Callable[[], dict[str, Any]]
 Config = TypeVar("Config", bound=WideNetConfig)
 
 
-_IMAGES, _TEXT = WideNetVisionConfig, WideNetTextConfig
-_PRESETS: dict[str, tuple[type[WideNetConfig], Fields]] = {}
+class _Base(NamedTuple):
+    """What the presets of one size share: the configuration class, and values of its fields."""
 
-_UNSHARED = {"share_attention": False, "share_ffn": False, "moe_layers": "none"}
-_VIT = {**_UNSHARED, "pooling": "cls"}
-_ALBERT = {"share_norm": True, "moe_layers": "none"}
-_IMAGENET = {"image_size": 224, "patch_size": 16, "num_labels": 1000, "use_representation": True}
-_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-_HUGE = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120}
+    config_class: type[WideNetConfig]
+    fields: dict[str, Any]
 
 
-def _preset(name: str, config_class: type[WideNetConfig] = _IMAGES) -> Callable[[Fields], Fields]:
-    def register(function: Fields) -> Fields:
-        _PRESETS[name] = config_class, function
-        return function
-
-    return register
+def _images(*dimensions: int, size: tuple[int, int], classes: int, **others: Any) -> _Base:
+    image_size, patch_size = size
+    images = {"image_size": image_size, "patch_size": patch_size, "num_labels": classes, **others}
+    return _Base(WideNetVisionConfig, dict(zip(_DIMENSIONS, dimensions, strict=True)) | images)
 
 
-@_preset("vit-b16")
-def _vit_b16() -> dict[str, Any]:
-    """ViT-B/16: 87M parameters, 78.6 % ImageNet-1K top-1 (Table 1)."""
-    return {**_BASE, **_IMAGENET, **_VIT}
+def _text(*dimensions: int, vocabulary: int = 30000, embedding: int = 128, length: int = 512) -> _Base:
+    text = {"vocab_size": vocabulary, "embedding_size": embedding, "max_position_embeddings": length}
+    return _Base(WideNetTextConfig, dict(zip(_DIMENSIONS, dimensions, strict=True)) | text)
 
 
-@_preset("vit-l16")
-def _vit_l16() -> dict[str, Any]:
-    """ViT-L/16: 305M parameters, 77.5 % ImageNet-1K top-1 (Table 1)."""
-    return {**_LARGE, **_IMAGENET, **_VIT}
-
-
-@_preset("vit-moe-b16")
-def _vit_moe_b16() -> dict[str, Any]:
-    """ViT-MoE-B/16, mixtures in the last 2 blocks: 128M parameters, 77.9 % top-1 (Table 1)."""
-    moe = {"moe_layers": [10, 11], "expert_intermediate_size": 4096, "pooling": "mean"}
-    return {**_BASE, **_IMAGENET, **_VIT, **moe}
-
-
-@_preset("vit-moe-l16")
-def _vit_moe_l16() -> dict[str, Any]:
-    """ViT-MoE-L/16, mixtures in the last 4 blocks: 406M parameters, 77.4 % top-1 (Table 1)."""
-    return {**_LARGE, **_IMAGENET, **_VIT, "moe_layers": [20, 21, 22, 23], "pooling": "mean"}
-
-
-@_preset("widenet-b16")
-def _widenet_b16() -> dict[str, Any]:
-    """WideNet-B/16: 29M parameters, 77.5 % ImageNet-1K top-1 (Table 1)."""
-    return {**_BASE, **_IMAGENET, "expert_intermediate_size": 4096}
-
-
-@_preset("widenet-l16")
-def _widenet_l16() -> dict[str, Any]:
-    """WideNet-L/16: 40M parameters, 79.5 % ImageNet-1K top-1 (Table 1)."""
-    return {**_LARGE, **_IMAGENET}
-
-
-@_preset("widenet-h16")
-def _widenet_h16() -> dict[str, Any]:
-    """WideNet-H/16: 63M parameters, 80.1 % ImageNet-1K top-1 (Table 1)."""
-    return {**_HUGE, **_IMAGENET}
-
-
-@_preset("albert-base", _TEXT)
-def _albert_base() -> dict[str, Any]:
-    """ALBERT: 12M parameters, 84.0 on average (Table 2). Its release has the tanh form of GELU."""
-    return {**_BASE, **_ALBERT, "hidden_act": "gelu_new"}
-
-
-@_preset("bert-base-factorized", _TEXT)
-def _bert_base_factorized() -> dict[str, Any]:
-    """BERT with ALBERT's factorised embedding: 89M parameters, 85.0 on average (Table 2)."""
-    return {**_BASE, **_UNSHARED}
-
-
-@_preset("widenet-text-e4", _TEXT)
-def _widenet_text_e4() -> dict[str, Any]:
-    """WideNet with 4 experts: 26M parameters, 84.7 on average (Table 2)."""
-    return {**_BASE, "num_experts": 4}
-
-
-@_preset("widenet-text-e8", _TEXT)
-def _widenet_text_e8() -> dict[str, Any]:
-    """WideNet with 8 experts: 45M parameters, 85.2 on average (Table 2)."""
-    return {**_BASE, "num_experts": 8}
-
-
-@_preset("widenet-text-e16", _TEXT)
-def _widenet_text_e16() -> dict[str, Any]:
-    """WideNet with 16 experts: 83M parameters, 85.8 on average (Table 2)."""
-    return {**_BASE, "num_experts": 16}
-
-
-def _small(depth: int, width: int, heads: int, hidden: int, **others: Any) -> dict[str, Any]:
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": heads,
-        "intermediate_size": hidden,
-        **others,
-    }
-
-
-_TINY = _small(12, 192, 3, 768, image_size=224, patch_size=16, num_labels=1000)
-_MINI = _small(6, 192, 6, 384, image_size=28, patch_size=7, num_labels=10)
-_DIGITS = _small(4, 96, 4, 192, image_size=8, patch_size=2, num_labels=10)
-
-
-_TEXT_MINI = _small(6, 256, 4, 512, vocab_size=8000, embedding_size=128, max_position_embeddings=512)
-_TEXT_TINY = _small(2, 64, 4, 128, vocab_size=1000, embedding_size=32, max_position_embeddings=128)
-
-
-def _small_images(suffix: str, shape: dict[str, Any], last_blocks: list[int]) -> None:
-    """Register a WideNet with the ViT and the ViT-MoE of the same depth and width, as Table 1 pairs them."""
-    moe = {"moe_layers": last_blocks, "pooling": "mean"}
-    _preset(f"widenet-{suffix}")(lambda: dict(shape))
-    _preset(f"vit-{suffix}")(lambda: {**shape, **_VIT})
-    _preset(f"vit-moe-{suffix}")(lambda: {**shape, **_VIT, **moe})
-
-
-def _small_texts(suffix: str, shape: dict[str, Any]) -> None:
-    """Register a WideNet with the ALBERT and the BERT of the same depth, width and activation, as Table 2."""
-    _preset(f"widenet-text-{suffix}", _TEXT)(lambda: dict(shape))
-    _preset(f"albert-{suffix}", _TEXT)(lambda: {**shape, **_ALBERT})
-    _preset(f"bert-{suffix}", _TEXT)(lambda: {**shape, **_UNSHARED})
-
-
+_DIMENSIONS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+_B16 = _images(12, 768, 12, 3072, size=(224, 16), classes=1000, use_representation=True)
+_L16 = _images(24, 1024, 16, 4096, size=(224, 16), classes=1000, use_representation=True)
+_H16 = _images(32, 1280, 16, 5120, size=(224, 16), classes=1000, use_representation=True)
+_TEXT = _text(12, 768, 12, 3072)
 # Ours, for small machines: 224-pixel images, 28-pixel images, and the 8-pixel digits.
-_small_images("ti16", _TINY, [10, 11])
-_small_images("mini", _MINI, [4, 5])
-_small_images("digits", _DIGITS, [2, 3])
+_TI16 = _images(12, 192, 3, 768, size=(224, 16), classes=1000)
+_MINI = _images(6, 192, 6, 384, size=(28, 7), classes=10)
+_DIGITS = _images(4, 96, 4, 192, size=(8, 2), classes=10)
 # Text that two cores pretrain in about an hour, and text for tests.
-_small_texts("mini", _TEXT_MINI)
-_small_texts("tiny", _TEXT_TINY)
+_TEXT_MINI = _text(6, 256, 4, 512, vocabulary=8000)
+_TEXT_TINY = _text(2, 64, 4, 128, vocabulary=1000, embedding=32, length=128)
+
+# The architectures, as changes of a WideNet. BERT's embedding is factorised, as ALBERT's.
+_UNSHARED: dict[str, Any] = {"share_attention": False, "share_ffn": False}
+_BERT = {**_UNSHARED, "moe_layers": "none"}
+_VIT = {**_BERT, "pooling": "cls"}
+_ALBERT = {"share_norm": True, "moe_layers": "none"}
+
+_PRESETS: dict[str, tuple[_Base, dict[str, Any]]] = {
+    # Table 1
+    "vit-b16": (_B16, _VIT),
+    "vit-l16": (_L16, _VIT),
+    "vit-moe-b16": (_B16, {**_UNSHARED, "moe_layers": [10, 11], "expert_intermediate_size": 4096}),
+    "vit-moe-l16": (_L16, {**_UNSHARED, "moe_layers": [20, 21, 22, 23]}),
+    "widenet-b16": (_B16, {"expert_intermediate_size": 4096}),
+    "widenet-l16": (_L16, {}),
+    "widenet-h16": (_H16, {}),
+    # Table 2. The release of ALBERT has the tanh form of GELU.
+    "albert-base": (_TEXT, {**_ALBERT, "hidden_act": "gelu_new"}),
+    "bert-base-factorized": (_TEXT, _BERT),
+    "widenet-text-e4": (_TEXT, {"num_experts": 4}),
+    "widenet-text-e8": (_TEXT, {"num_experts": 8}),
+    "widenet-text-e16": (_TEXT, {"num_experts": 16}),
+    # Ours: a WideNet with the baselines of its depth and width, as Tables 1 and 2 pair them.
+    "widenet-ti16": (_TI16, {}),
+    "vit-ti16": (_TI16, _VIT),
+    "vit-moe-ti16": (_TI16, {**_UNSHARED, "moe_layers": [10, 11]}),
+    "widenet-mini": (_MINI, {}),
+    "vit-mini": (_MINI, _VIT),
+    "vit-moe-mini": (_MINI, {**_UNSHARED, "moe_layers": [4, 5]}),
+    "widenet-digits": (_DIGITS, {}),
+    "vit-digits": (_DIGITS, _VIT),
+    "vit-moe-digits": (_DIGITS, {**_UNSHARED, "moe_layers": [2, 3]}),
+    "widenet-text-mini": (_TEXT_MINI, {}),
+    "albert-mini": (_TEXT_MINI, _ALBERT),
+    "bert-mini": (_TEXT_MINI, _BERT),
+    "widenet-text-tiny": (_TEXT_TINY, {}),
+    "albert-tiny": (_TEXT_TINY, _ALBERT),
+    "bert-tiny": (_TEXT_TINY, _BERT),
+}
 
 
 def list_models() -> list[str]:
@@ -169,11 +103,13 @@ def create_config(name: str, **overrides: Any) -> Any:
     Raises:
         WideNetError: the name or a field does not exist, or a value has the wrong type or is out of range.
     """
-    config_class, preset = _find(name)
-    fields = preset()
+    if name not in _PRESETS:
+        raise unknown("preset", name, _PRESETS)
+    base, changes = _PRESETS[name]
+    fields = deepcopy({**base.fields, **changes})  # a list in a configuration is its own
     if "id2label" in overrides:  # names count the classes; the preset's number is its paper's
         fields.pop("num_labels", None)
-    return build_config(config_class, {**fields, **overrides})
+    return build_config(base.config_class, {**fields, **overrides})
 
 
 def own_fields(config_class: type[WideNetConfig]) -> list[str]:
@@ -226,9 +162,3 @@ def create_model(name: str, task: str | None = None, **overrides: Any) -> WideNe
     if task not in heads:
         raise unknown(f"task for {name}", task, heads)
     return heads[task].model_class(config)
-
-
-def _find(name: str) -> tuple[type[WideNetConfig], Fields]:
-    if name not in _PRESETS:
-        raise unknown("preset", name, _PRESETS)
-    return _PRESETS[name]

@@ -370,49 +370,16 @@ _VARIANTS = {
 default_cfgs = generate_default_cfgs(dict.fromkeys(_VARIANTS, _CFG))  # register_model looks for it
 
 
-def _build(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    return build_model_with_cfg(
-        WideNetTimmModel,
-        variant,
-        pretrained,
-        preset=_VARIANTS[variant],
-        pretrained_filter_fn=_adapt_checkpoint,
-        feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
-        **kwargs,
-    )
+def _register(variant: str, preset: str) -> None:
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
+        options = {"preset": preset, "pretrained_filter_fn": _adapt_checkpoint, "feature_cfg": features, **kwargs}
+        return build_model_with_cfg(WideNetTimmModel, variant, pretrained, **options)
+
+    build.__name__ = build.__qualname__ = variant  # by which timm knows it, and finds it in this module
+    build.__doc__ = f"Return the preset {preset} as a model of timm."
+    globals()[variant] = register_model(build)
 
 
-@register_model
-def widenet_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """WideNet-Ti/16, ours for small machines: 12 blocks of width 192."""
-    return _build("widenet_tiny_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def widenet_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """WideNet-B/16: 29M parameters, 77.5 % ImageNet-1K top-1 in the paper (Table 1)."""
-    return _build("widenet_base_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def widenet_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """WideNet-L/16: 40M parameters, 79.5 % ImageNet-1K top-1 in the paper (Table 1)."""
-    return _build("widenet_large_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def widenet_huge_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """WideNet-H/16: 63M parameters, 80.1 % ImageNet-1K top-1 in the paper (Table 1)."""
-    return _build("widenet_huge_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def vit_moe_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ViT-MoE-B/16: 128M parameters, 77.9 % ImageNet-1K top-1 in the paper (Table 1)."""
-    return _build("vit_moe_base_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def vit_moe_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ViT-MoE-L/16: 406M parameters, 77.4 % ImageNet-1K top-1 in the paper (Table 1)."""
-    return _build("vit_moe_large_patch16_224", pretrained, **kwargs)
+for _variant, _preset in _VARIANTS.items():
+    _register(_variant, _preset)
