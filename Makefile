@@ -11,10 +11,12 @@ WORKERS ?= 2
 THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint bench clean
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: help install train test lint bench docs dist dist-check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## install the package and the developers' tools into .venv
 
@@ -29,8 +31,8 @@ train: $(STAMP)  ## train a WideNet and its two baselines on handwritten digits,
 	$(BIN)/widenet train digits model=vit-moe-digits --output $(RUNS)/digits-vit-moe --overwrite
 	$(BIN)/widenet compare $(RUNS)/digits $(RUNS)/digits-vit $(RUNS)/digits-vit-moe
 
-test: $(STAMP)  ## run the tests
-	OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) tests
+test: $(STAMP)  ## run the tests; the slowest are listed
+	OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --durations=15 tests
 
 lint: $(STAMP)  ## check style, formatting and types
 	$(BIN)/ruff check .
@@ -40,6 +42,17 @@ lint: $(STAMP)  ## check style, formatting and types
 bench: $(STAMP)  ## time a training step of a WideNet and of its dense twin
 	$(BIN)/python -m benchmarks.step_time
 
+docs: $(STAMP)  ## build the documents and the API reference into site/
+	$(BIN)/mkdocs build --quiet --strict
+
+dist: $(STAMP)  ## build the source distribution, the wheel from it, and check their metadata
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
+dist-check: dist  ## install the wheel into an environment of its own and try it
+	$(BIN)/python .ci/check_dist.py
+
 clean:  ## remove caches and build products; .venv and runs are kept
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .coverage
 	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
