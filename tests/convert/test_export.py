@@ -181,7 +181,7 @@ def test_8_bits_are_a_quarter(tmp_path: Path) -> None:
 
 def test_torch_export() -> None:
     model = a_model("widenet-digits", **SMALL)
-    model.set_experts_implementation("dense")
+    model.set_experts_implementation("widenet_every")
     example, other = images(model, 2), images(model, 5, seed=1)
     shapes = {"pixel_values": {0: torch.export.Dim("batch")}}
     program = torch.export.export(model, (), example, dynamic_shapes=shapes)

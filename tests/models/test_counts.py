@@ -92,17 +92,17 @@ def test_flops_by_hand() -> None:
 def test_active_flops_are_those_that_run(fields: dict[str, Any]) -> None:
     # The sorted loop multiplies exactly K rows a token.
     config = make_config(**fields)
-    assert count(config).active_flops == counted_by_torch(config, "eager")
+    assert count(config).active_flops == counted_by_torch(config, "widenet_sorted")
 
 
 @pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS.keys())
 def test_total_flops_are_those_of_every_expert_on_every_token(fields: dict[str, Any]) -> None:
-    # The dense backend does that; its weighing of the E results is a product of the gates, L·E·D
+    # The backend does that; its weighing of the E results is a product of the gates, L·E·D
     # multiply-adds per mixture, that the sum over chosen experts has no part in.
     config = make_config(**fields)
     L = config.num_patches + (config.pooling == "cls")
     weighing = 2 * L * config.num_experts * config.hidden_size * len(config.moe_blocks)
-    assert count(config).flops == counted_by_torch(config, "dense") - weighing
+    assert count(config).flops == counted_by_torch(config, "widenet_every") - weighing
 
 
 def test_a_widenet_costs_its_dense_twin_and_a_router() -> None:

@@ -213,13 +213,13 @@ def test_attention_backend_of_a_loaded_model(tmp_path: Path) -> None:
     assert eager.config._attn_implementation == eager.model.encoder.config._attn_implementation == "eager"
 
 
-@pytest.mark.parametrize("backend", ["dense", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("backend", ["eager", "widenet_every", "grouped_mm", "batched_mm"])
 def test_experts_backends(mixture: Any, backend: str, tmp_path: Path) -> None:
     expected = first(mixture(**inputs(mixture)))
     mixture.set_experts_implementation(backend)
     switched = first(mixture(**inputs(mixture)))
     torch.testing.assert_close(switched, expected, rtol=1e-4, atol=1e-5)
-    mixture.set_experts_implementation("eager")
+    mixture.set_experts_implementation("widenet_sorted")
     assert torch.equal(first(mixture(**inputs(mixture))), expected)
     mixture.save_pretrained(tmp_path)
     loaded = type(mixture).from_pretrained(tmp_path, experts_implementation=backend)
@@ -386,7 +386,7 @@ def test_lora_merged_saved_and_on_every_experts_backend(tmp_path: Path) -> None:
                 parameter.normal_(std=0.1)
     expected = adapted(**inputs(plain)).logits
     assert (expected - plain(**inputs(plain)).logits).abs().max() > 1e-2
-    for backend in ("dense", "grouped_mm", "batched_mm", "eager"):
+    for backend in ("eager", "widenet_every", "grouped_mm", "batched_mm", "widenet_sorted"):
         adapted.base_model.model.set_experts_implementation(backend)
         torch.testing.assert_close(adapted(**inputs(plain)).logits, expected, rtol=1e-4, atol=1e-5)
 

@@ -501,11 +501,13 @@ def test_data_parallelism_averages_it(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(("experts", "with_loss"), [("eager", False), ("dense", False), ("dense", True)])
+@pytest.mark.parametrize(
+    ("experts", "with_loss"), [("widenet_sorted", False), ("widenet_every", False), ("widenet_every", True)]
+)
 def test_a_compiled_model_keeps_it(experts: str, with_loss: bool) -> None:
     model = make_model(num_classes=5, depth=2, router_noise_std=0.0, router_aux_loss_coef=0.3).train()
     model.model.set_experts_implementation(experts)
-    one_graph = experts == "dense"  # no size that depends on the data
+    one_graph = experts == "widenet_every"  # no size that depends on the data
     expected = expected_gradients(model, LOSSES["cross-entropy"])
 
     def main(x: Tensor) -> Tensor:
@@ -572,6 +574,6 @@ def test_no_loss_is_kept_on_a_module() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_export(name: str) -> None:
     model = make_model(name).eval()
-    model.model.set_experts_implementation("dense")
+    model.model.set_experts_implementation("widenet_every")
     program = torch.export.export(model, (images(),))
     torch.testing.assert_close(program.module()(images()), model(images()))

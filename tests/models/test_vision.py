@@ -346,18 +346,18 @@ def test_autocast_leaves_decisions_and_losses_in_float32(attention: str) -> None
     assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("implementation", ["dense", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("implementation", ["eager", "widenet_every", "grouped_mm", "batched_mm"])
 def test_experts_backends_are_switched_by_the_model(implementation: str) -> None:
     def step(model: WideNetForImageClassification) -> list[Tensor]:
         model.train()(images(), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
         return [parameter.grad for parameter in model.parameters()]
 
-    eager = make_model(router_noise_std=0.0, capacity_factor=0.8)
+    default = make_model(router_noise_std=0.0, capacity_factor=0.8)
     other = make_model(router_noise_std=0.0, capacity_factor=0.8)
-    assert eager.config._experts_implementation == "eager"
+    assert default.config._experts_implementation == "widenet_sorted"
     other.set_experts_implementation(implementation)
     assert other.model.encoder.config._experts_implementation == implementation
-    for left, right in zip(step(eager), step(other), strict=True):
+    for left, right in zip(step(default), step(other), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
 
 

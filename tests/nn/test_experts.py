@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from widenet.config import WideNetConfig
+from widenet.nn.backends import WeightCache
 from widenet.nn.encoder import Encoder
 from widenet.nn.experts import Experts
 
 D, H, E = 16, 24, 4
+BACKENDS = ("eager", "widenet_sorted", "widenet_every", "grouped_mm", "batched_mm")
 
 
-def make_experts(implementation: str = "eager", dtype: torch.dtype = torch.float64, **fields: Any) -> Experts:
+def make_experts(implementation: str = "widenet_sorted", dtype: torch.dtype = torch.float64, **fields: Any) -> Experts:
     config = WideNetConfig(hidden_size=D, num_attention_heads=2, expert_intermediate_size=H, num_experts=E, **fields)
     config._experts_implementation = implementation
     generator = torch.Generator().manual_seed(0)
@@ -53,6 +55,11 @@ def two_loops(experts: Experts, x: Tensor, index: Tensor, weights: Tensor) -> Te
     return torch.stack(rows)
 
 
+def parts_of(experts: Experts, cache: WeightCache) -> list[tuple[Tensor, ...]]:
+    """What the last call left for the next one."""
+    return list(cache.parts(experts, torch.float64))
+
+
 def gradients(output: Tensor, x: Tensor, weights: Tensor, experts: Experts) -> list[Tensor]:
     """Gradients of a weighted sum of the output, with respect to everything that can have one."""
     scale = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
@@ -62,12 +69,8 @@ def gradients(output: Tensor, x: Tensor, weights: Tensor, experts: Experts) -> l
 
 
 def cases() -> list[Any]:
-    every = itertools.product(
-        ("eager", "dense", "grouped_mm", "batched_mm"), (torch.float64, torch.float32, torch.bfloat16)
-    )
-    # PyTorch's grouped product has no float64 kernel.
-    supported = [(name, dtype) for name, dtype in every if (name, dtype) != ("grouped_mm", torch.float64)]
-    return [pytest.param(name, dtype, id=f"{name}-{str(dtype)[6:]}") for name, dtype in supported]
+    every = itertools.product(BACKENDS, (torch.float64, torch.float32, torch.bfloat16))
+    return [pytest.param(name, dtype, id=f"{name}-{str(dtype)[6:]}") for name, dtype in every]
 
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2}
@@ -93,7 +96,7 @@ def test_every_implementation_agrees_with_two_loops(implementation: str, dtype: 
         torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("implementation", ["eager", "dense", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("implementation", BACKENDS)
 def test_a_dropped_token_gets_exactly_zero(implementation: str) -> None:
     experts = make_experts(implementation, torch.float32)
     x, index, weights = assignments(2, torch.float32)
@@ -119,7 +122,7 @@ def test_a_partly_dropped_token_keeps_what_fits() -> None:
     torch.testing.assert_close(partly, only, rtol=1e-14, atol=1e-14)
 
 
-@pytest.mark.parametrize("implementation", ["eager", "dense", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("implementation", BACKENDS)
 def test_experts_without_tokens_get_zero_gradients_not_none(implementation: str) -> None:
     experts = make_experts(implementation, torch.float32)
     x, index, weights = assignments(2, torch.float32)
@@ -131,7 +134,7 @@ def test_experts_without_tokens_get_zero_gradients_not_none(implementation: str)
         assert (parameter.grad[0] != 0).any()
 
 
-@pytest.mark.parametrize("implementation", ["eager", "dense", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("implementation", BACKENDS)
 @pytest.mark.parametrize("tokens", [0, 5])
 def test_nothing_to_compute_still_gives_gradients(implementation: str, tokens: int) -> None:
     # All tokens dropped or padding, or none at all. Under data parallelism the other processes wait for
@@ -162,10 +165,10 @@ def test_the_order_of_tokens_does_not_matter() -> None:
 def test_weights_taken_apart_once_serve_several_blocks() -> None:
     experts = make_experts()
     x, index, weights = assignments(2, torch.float64)
-    slices: list[tuple[Tensor, ...]] = []
-    once = experts(x, index, weights, slices)
-    assert len(slices) == E
-    twice = experts(x, index, weights, slices)
+    cache = WeightCache()
+    once = experts(x, index, weights, cache)
+    assert len(parts_of(experts, cache)) == E
+    twice = experts(x, index, weights, cache)
     assert torch.equal(once, twice)
     shared = torch.autograd.grad((once + 2 * twice).sum(), list(experts.parameters()))
     alone = torch.autograd.grad(3 * experts(x, index, weights).sum(), list(experts.parameters()))
@@ -183,14 +186,15 @@ def test_autocast_copies_the_weights_once_and_sums_their_gradients_in_float32() 
     assert (sizes % 64 != 0).any()
     want = experts(x, index, weights)
     exact = gradients(want + experts(x, index, weights), x, weights, experts)
-    slices: list[tuple[Tensor, ...]] = []
+    cache = WeightCache()
     with torch.autocast("cpu", torch.bfloat16):
-        got = experts(x, index, weights, slices)
-        copies = [copy for expert in slices for copy in expert[4:]]
-        again = experts(x, index, weights, slices)
+        got = experts(x, index, weights, cache)
+        copies = [copy for expert in parts_of(experts, cache) for copy in expert[4:]]
+        again = experts(x, index, weights, cache)
+        kept = [copy for expert in parts_of(experts, cache) for copy in expert[4:]]
     assert got.dtype == torch.float32
     assert {copy.dtype for copy in copies} == {torch.bfloat16}
-    assert all(new is old for new, old in zip([c for e in slices for c in e[4:]], copies, strict=True))
+    assert all(new is old for new, old in zip(kept, copies, strict=True))
     torch.testing.assert_close(got, want, rtol=0.02, atol=0.02 * want.abs().max().item())
     for half, full in zip(gradients(got + again, x, weights, experts), exact, strict=True):
         assert half.dtype == torch.float32

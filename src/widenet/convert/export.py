@@ -26,7 +26,9 @@ from widenet.config import WideNetConfig, WideNetVisionConfig
 from widenet.convert.sources import from_dense, read_source
 from widenet.errors import WideNetError
 from widenet.models.pretrained import WideNetPreTrainedModel
-from widenet.nn.encoder import Attention, FeedForward
+from widenet.nn.attention import Attention
+from widenet.nn.backends import WeightCache
+from widenet.nn.encoder import FeedForward
 from widenet.nn.experts import Experts
 
 OPSET = 20  # the first with GELU
@@ -212,7 +214,6 @@ def _exportable(source: WideNetPreTrainedModel) -> Any:
     """
     model: Any = deepcopy(source).float().cpu().eval()
     model.set_attn_implementation("eager")
-    model.set_experts_implementation("dense")  # which is handed no slices
     for module in list(model.modules()):
         if isinstance(module, Attention | FeedForward):
             for name, child in module.named_children():
@@ -262,8 +263,10 @@ class _Experts(nn.Module):
         self.down_proj_bias = nn.ParameterList(_kept(bias) for bias in experts.down_proj_bias)
         self.act_fn = experts.act_fn
 
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """As :meth:`Experts.forward`, without its slices."""
+    def forward(
+        self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor, cache: WeightCache | None = None
+    ) -> Tensor:
+        """As :meth:`Experts.forward`."""
         E = len(self.up_proj)
         chosen = top_k_index.unsqueeze(-1) == torch.arange(E)  # [T, K, E]
         gates = (chosen * top_k_weights.unsqueeze(-1)).sum(1)  # [T, E]

@@ -10,6 +10,7 @@ from transformers import initialization as init
 
 from widenet.config import WideNetConfig
 from widenet.models.card import CARD, complete_upload
+from widenet.nn.backends import SORTED
 from widenet.nn.experts import Experts
 from widenet.nn.routing import Router
 
@@ -36,8 +37,8 @@ class WideNetPreTrainedModel(PreTrainedModel):
         return True
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
-        """Default to our own sorted loop rather than transformers' grouped product."""
-        return super().get_correct_experts_implementation(requested_experts or "eager")
+        """Default to our own sorted backend rather than transformers' grouped product."""
+        return super().get_correct_experts_implementation(requested_experts or SORTED)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as transformers does; with ``push_to_hub=True`` a folder keeps the card that it has, and uploads it."""

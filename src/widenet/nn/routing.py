@@ -8,6 +8,7 @@ Axes, here and in the other model files:
 Everything that decides is a pure function on small tensors, in float32 or wider.
 """
 
+from contextlib import nullcontext
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -123,7 +124,8 @@ class Router(nn.Module):
         # Gates decide a discrete choice, so their arithmetic is float32 whatever the autocast or the
         # dtype of the weights (and float64 in a float64 model).
         dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
+        has_autocast = torch.amp.is_autocast_available(x.device.type)  # the meta device has none
+        with torch.autocast(x.device.type, enabled=False) if has_autocast else nullcontext():
             logits = nn.functional.linear(x.to(dtype), self.weight.to(dtype))  # [T, E]
             if self.training and config.router_noise_std:
                 logits = logits + torch.randn_like(logits) * config.router_noise_std
