@@ -17,6 +17,7 @@ from widenet import (
     WideNetVisionModel,
     create_model,
     from_dense,
+    to_transformers,
 )
 from widenet.convert.folder import task_of
 from widenet.models import heads
@@ -87,3 +88,5 @@ def test_a_class_that_is_not_known_is_neither_images_nor_text(tmp_path: Path) ->
     for read in (task_of, from_dense):
         with pytest.raises(WideNetError, match="names Video; models of ours are WideNetForImageClassification"):
             read(tmp_path)
+    with pytest.raises(WideNetError, match="Video has no counterpart in transformers"):
+        to_transformers(Video.from_pretrained(tmp_path))

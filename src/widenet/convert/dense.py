@@ -83,7 +83,11 @@ def to_transformers(model: WideNetPreTrainedModel) -> PreTrainedModel:
         groups = ours.num_sharing_groups if shared else ours.num_hidden_layers
         fields |= {"embedding_size": ours.embedding_size, "num_hidden_groups": groups}
     config = layout.config_class(**fields)
-    their_class: Any = next(theirs for theirs, name in layout.models.items() if name is type(model))
+    counterparts: dict[Any, Any] = {ours: theirs for theirs, ours in layout.models.items()}
+    if type(model) not in counterparts:
+        known = ", ".join(known.__name__ for known in counterparts)
+        raise WideNetError(f"{type(model).__name__} has no counterpart in transformers; these have one: {known}")
+    their_class = counterparts[type(model)]
     with_head = model.base_model is not model
     base: Any = model.base_model
     pooler = base.representation if images else base.pooler
