@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 
 from widenet.errors import WideNetError
-from widenet.models.counts import ModelConfig, count
+from widenet.models.counts import ModelConfig, active_parameters, count
 from widenet.recipes import build_recipe
 from widenet.runs.run import Run
 from widenet.tasks import Task, find_task
@@ -71,7 +71,7 @@ def describe_run(task: Task) -> dict[str, Any]:
         "model": {
             "name": recipe.model.name,
             "parameters": parameters,
-            "active_parameters": parameters - (counts.parameters - counts.active_parameters),
+            "active_parameters": active_parameters(task.model),
             "flops": counts.flops,
             "active_flops": counts.active_flops,
         },

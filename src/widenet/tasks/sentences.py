@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self, cast
 
 import torch
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
@@ -170,6 +168,9 @@ class SentenceClassification(TextTask):
 
 def text_scores(logits: Tensor, labels: Tensor, classes: bool) -> dict[str, float]:
     """Return the metrics of logits [n, classes] or numbers [n, 1]."""
+    from scipy.stats import pearsonr, spearmanr  # these two take longer to load than the rest of the room
+    from sklearn.metrics import f1_score
+
     if classes:
         guesses = logits.argmax(-1)
         return {

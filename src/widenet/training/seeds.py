@@ -55,7 +55,7 @@ def train_seeds(
         # what an interruption before the first checkpoint left holds nothing
         anew = overwrite or (resume and run.recipe_text is not None and not again)
         found[seed] = train(each, folder, resume=again, overwrite=anew, console=console, command=command)
-    summary = _medians(list(found.values()))
+    summary: dict[str, Any] = _medians(list(found.values()))
     summary["training"].pop("seed")
     summary["seeds"] = {str(seed): headline_scores(metrics) for seed, metrics in found.items()}
     Run(output).write_metrics(summary)
