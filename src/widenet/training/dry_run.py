@@ -12,7 +12,8 @@ from widenet.recipes import Recipe
 from widenet.runs.evaluate import describe_run
 from widenet.tasks import Task
 from widenet.training.optim import make_optimizer
-from widenet.training.run import describe_start, on_cpu, start_task, training_batch
+from widenet.training.run import describe_start, on_cpu, start_task
+from widenet.training.trainer import steps_per_epoch, training_batch
 
 TIMED_STEPS = 3  # after one that is not timed, since the first is slower
 
@@ -31,9 +32,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         WideNetError: as :func:`widenet.training.run.train`.
     """
     task = start_task(recipe)
-    training, batch = recipe.training, training_batch(task)
-    batches = len(cast(Any, task.train_batches)) // batch
-    per_epoch = max(1, math.ceil(batches / training.gradient_accumulation_steps))
+    training, batch, per_epoch = recipe.training, training_batch(task), steps_per_epoch(task)
     steps = training.max_steps or math.ceil(training.epochs * per_epoch)
     if not on_cpu(recipe):
         torch.nn.Module.to(task.model, torch.accelerator.current_accelerator())

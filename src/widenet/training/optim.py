@@ -36,11 +36,18 @@ def make_optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.O
 
 
 def make_scheduler(
-    optimizer: torch.optim.Optimizer, training: TrainingSection, total_steps: int
+    optimizer: torch.optim.Optimizer, training: TrainingSection, total_steps: int, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return linear warm-up followed by the recipe's decay to zero (Table 6 for ``cosine``)."""
-    share = training.warmup_epochs / training.epochs
-    warmup = min(total_steps, training.warmup_steps or round(total_steps * share))
+    """Return linear warm-up followed by the recipe's decay to zero (Table 6 for ``cosine``).
+
+    Args:
+        optimizer: whose learning rate it sets.
+        training: of the recipe.
+        total_steps: optimiser steps of the whole training.
+        steps_per_epoch: what an epoch of warm-up is where ``max_steps`` and not ``epochs`` ends the training.
+    """
+    epochs = total_steps / steps_per_epoch if training.max_steps else training.epochs
+    warmup = min(total_steps, training.warmup_steps or round(total_steps * (training.warmup_epochs / epochs)))
 
     def factor(step: int) -> float:
         if step < warmup:

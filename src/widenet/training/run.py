@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -27,7 +27,7 @@ from widenet.runs.run import Run
 from widenet.tasks import Task, find_task
 from widenet.training.callbacks import LogLastStep, StopOnInterrupt
 from widenet.training.progress import ProgressLine
-from widenet.training.trainer import TaskTrainer
+from widenet.training.trainer import TaskTrainer, training_batch
 
 LENGTHS = ("training.epochs", "training.max_steps")  # what a resumed run may have more of
 
@@ -163,12 +163,6 @@ def _begin(run: Run, recipe: Recipe, task: Task, overwrite: bool) -> None:
         if _disk_is_full(error):
             raise
         raise WideNetError(f"output folder {run.path} cannot be written: {error}") from error
-
-
-def training_batch(task: Task) -> int:
-    """Return how many examples a training batch holds: as asked, but never more than there are."""
-    asked, there, multiple = task.recipe.training.batch_size, len(cast(Any, task.train_batches)), task.batch_multiple
-    return max(multiple, min(asked, there) // multiple * multiple)
 
 
 def describe_start(task: Task) -> list[str]:

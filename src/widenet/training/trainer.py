@@ -1,7 +1,8 @@
 """Hugging Face's Trainer with a task's own scores and the numbers that a person watches."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,18 @@ class Meter:
         return means
 
 
+def training_batch(task: Task) -> int:
+    """Return how many examples a training batch holds: as asked, but never more than there are."""
+    asked, there, multiple = task.recipe.training.batch_size, len(cast(Any, task.train_batches)), task.batch_multiple
+    return max(multiple, min(asked, there) // multiple * multiple)
+
+
+def steps_per_epoch(task: Task) -> int:
+    """Return the optimiser steps of one pass over the training examples."""
+    batches = len(cast(Any, task.train_batches)) // training_batch(task)
+    return max(1, math.ceil(batches / task.recipe.training.gradient_accumulation_steps))
+
+
 class TaskTrainer(Trainer):
     """Trainer with a recipe's optimiser and schedule, and a task's own scores and validation.
 
@@ -79,7 +92,7 @@ class TaskTrainer(Trainer):
         if self.lr_scheduler is None:
             chosen = optimizer or self.optimizer
             assert chosen is not None
-            self.lr_scheduler = make_scheduler(chosen, self.recipe, num_training_steps)
+            self.lr_scheduler = make_scheduler(chosen, self.recipe, num_training_steps, steps_per_epoch(self.task))
         return self.lr_scheduler
 
     def compute_loss(
