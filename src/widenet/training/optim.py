@@ -10,13 +10,16 @@ from torch import nn
 from widenet.recipes import TrainingSection
 
 
+UNDECAYED = {"position_embeddings", "cls_token", "register_tokens"}  # parts of the names of parameters
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters: biases, norms, positions and [CLS] are not decayed."""
+    """Split parameters: biases, norms, positions, [CLS] and registers are not decayed."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            exempt = parameter.dim() < 2 or name.endswith(("bias", "position_embeddings", "cls_token"))
+            exempt = parameter.dim() < 2 or name.endswith("bias") or not UNDECAYED.isdisjoint(name.split("."))
             (free if exempt else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
