@@ -83,7 +83,7 @@ class ImageDistillation(Distillation):
 
     @property
     def batch_multiple(self) -> int:
-        return 2  # mixup pairs images
+        return 2 if self.recipe.training.mixup or self.recipe.training.cutmix else 1  # these pair images
 
     @property
     def labelled(self) -> bool:

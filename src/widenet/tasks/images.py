@@ -147,7 +147,7 @@ class ImageClassification(Task):
 
     @property
     def batch_multiple(self) -> int:
-        return 2  # mixup pairs images
+        return 2 if self.recipe.training.mixup or self.recipe.training.cutmix else 1  # these pair images
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Tensor, int]:
         labels = batch["labels"]
