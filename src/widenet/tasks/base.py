@@ -234,13 +234,23 @@ class Task(ABC):
         return tested
 
     def run_through(self, batches: Dataset) -> Iterator[tuple[Batch, Any]]:
-        """Yield every batch of a part, on the model's device, with the model's output for it."""
+        """Yield every batch of a part, on the model's device, with the model's output for it.
+
+        Batches are made by as many processes, and products in the precision, as in training.
+        """
         self.model.eval()
-        # With a generator of its own, or it would draw from the model's random numbers.
-        size, generator = self.recipe.training.eval_batch_size, torch.Generator()
-        for batch in DataLoader(batches, size, collate_fn=as_is, generator=generator):
-            there = {key: value.to(self.model.device) for key, value in batch.items()}
-            with torch.no_grad():
+        training, device = self.recipe.training, self.model.device
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
+        loader = DataLoader(
+            batches,
+            training.eval_batch_size,
+            num_workers=self.recipe.data.num_workers,
+            collate_fn=as_is,
+            generator=torch.Generator(),  # its own, or it would draw from the model's random numbers
+        )
+        for batch in loader:
+            there = {key: value.to(device) for key, value in batch.items()}
+            with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
                 inputs = {key: there[key] for key in self.inputs if key in there}
                 output = self.forward(self.model, inputs, output_routing=True)
             yield there, output
