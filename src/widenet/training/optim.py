@@ -9,7 +9,6 @@ from torch import nn
 
 from widenet.recipes import TrainingSection
 
-
 UNDECAYED = {"position_embeddings", "cls_token", "register_tokens"}  # parts of the names of parameters
 
 
