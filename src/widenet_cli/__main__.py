@@ -1,4 +1,4 @@
-"""``python -m widenet_cli``."""
+"""``python -m widenet_cli``, and so ``accelerate launch -m widenet_cli``."""
 
 from widenet_cli import main
 
