@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -40,19 +40,27 @@ def print_table(rows: list[dict[str, Any]], as_json: bool = False) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
-        numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
+        numeric = all(_is_number(row.get(column)) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(column, row.get(column)) for column in columns))
+        table.add_row(*(_cell(row.get(column)) for column in columns))
     console().print(table)
 
 
-def console() -> Any:
-    """Return a rich console for stdout."""
+def console(stream: TextIO | None = None) -> Any:
+    """Return a rich console, for stdout by default."""
     from rich.console import Console
 
+    stream = stream or sys.stdout
     # In a file or a pipe a line must not be cut at 80 columns.
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    return Console(file=stream, width=None if stream.isatty() else 200, highlight=False, markup=False)
+
+
+def seconds_as_text(seconds: float) -> str:
+    """Return a time as a person reads it."""
+    from widenet.reports.markup import duration
+
+    return duration(seconds)
 
 
 def quiet() -> None:
@@ -65,9 +73,14 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def _cell(column: str, value: Any) -> str:
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number, or the text of one."""
+    return not isinstance(value, str) or value[:-1].replace(".", "").lstrip("-").isdecimal()
+
+
+def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.2%}" if column.endswith(("accuracy", "macro_f1")) else f"{value:,.4g}"
+        return f"{value:,.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

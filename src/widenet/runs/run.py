@@ -33,6 +33,7 @@ from widenet.recipes import Recipe, build_recipe, parse_yaml
 from widenet.tasks import TASKS, Prediction, Task, find_task, task_of
 
 STATE = "trainer_state.json"  # in a checkpoint
+COMMAND = "# made by: "  # what the first line of recipe.yaml begins with
 
 
 class Run:
@@ -87,6 +88,12 @@ class Run:
             return file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise WideNetError(f"{file} cannot be read: {error}") from error
+
+    @property
+    def command(self) -> str | None:
+        """The command line that began the run, where one did."""
+        first = (self.recipe_text or "").partition("\n")[0]
+        return first.removeprefix(COMMAND) if first.startswith(COMMAND) else None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -225,8 +232,13 @@ class Run:
 
     # ---- writing ----
 
-    def begin(self, recipe: Recipe, overwrite: bool = False) -> None:
+    def begin(self, recipe: Recipe, overwrite: bool = False, command: str | None = None) -> None:
         """Make the folder, in place of a run that it holds, and record the recipe.
+
+        Args:
+            recipe: what is trained.
+            overwrite: replace the run that the folder holds.
+            command: the command line that asked for it; one that began the run stays when it is resumed.
 
         Raises:
             OSError: it cannot be written.
@@ -234,7 +246,8 @@ class Run:
         if overwrite and self.path.exists():
             shutil.rmtree(self.path.resolve())  # of a link, what it points to
         self.path.resolve().mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "recipe.yaml", recipe.dump())
+        first = (None if overwrite else self.command) or command
+        write_text(self.path / "recipe.yaml", (f"{COMMAND}{first}\n" if first else "") + recipe.dump())
         self.__dict__.pop("model_folder", None)
 
     def save_model(self, model: Any) -> None:

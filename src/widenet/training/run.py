@@ -66,8 +66,8 @@ def train(
     checkpoint = _check_output(recipe, run, resume, overwrite)
     task = start_task(recipe)
     try:
-        _begin(run, recipe, task, overwrite)
-        return _train(task, run, checkpoint, console, command)
+        _begin(run, recipe, task, overwrite, command)
+        return _train(task, run, checkpoint, console)
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _disk_is_full(error):
             raise
@@ -155,9 +155,9 @@ def on_cpu(recipe: Recipe) -> bool:
     return recipe.training.device == "cpu" or not torch.accelerator.is_available()
 
 
-def _begin(run: Run, recipe: Recipe, task: Task, overwrite: bool) -> None:
+def _begin(run: Run, recipe: Recipe, task: Task, overwrite: bool, command: str | None) -> None:
     try:
-        run.begin(recipe, overwrite)
+        run.begin(recipe, overwrite, command)
         task.save_processor(run.path)  # now, so that a run which is interrupted can be used, too
     except OSError as error:
         if _disk_is_full(error):
@@ -180,7 +180,7 @@ def describe_start(task: Task) -> list[str]:
     return lines + task.notes
 
 
-def _train(task: Task, run: Run, checkpoint: Path | None, console: Console, command: str | None) -> dict[str, Any]:
+def _train(task: Task, run: Run, checkpoint: Path | None, console: Console) -> dict[str, Any]:
     recipe, model, training = task.recipe, task.model, task.recipe.training
     for line in describe_start(task):
         console.print(line, highlight=False)
@@ -229,7 +229,7 @@ def _train(task: Task, run: Run, checkpoint: Path | None, console: Console, comm
             "seed": recipe.seed,
             **task.speed(state.global_step * batch * training.gradient_accumulation_steps, seconds),
             "outside_step_fraction": round(trainer.clock.outside_fraction, 4),
-            "command": command,
+            "command": run.command,
         },
         "split": task.split,
         "versions": _versions(),
