@@ -1,9 +1,11 @@
 """Recipes: what ships is valid, every value can be overridden, and every mistake is one line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from widenet.errors import WideNetError
 from widenet.models.presets import create_config, list_models
@@ -479,6 +481,24 @@ def test_a_date_is_refused() -> None:
     values = parse_yaml("description: 2024-01-01", "text") | minimal()
     with pytest.raises(WideNetError, match="not plain YAML"):
         build_recipe(values)
+
+
+def leaves(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str | None]]:
+    """Yield every dotted key below a section, and its description."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.description
+
+
+@pytest.mark.parametrize("task", RECIPES)
+def test_every_key_says_what_it_means(task: str) -> None:
+    found = dict(leaves(RECIPES[task], ""))
+    assert set(recipe_keys(RECIPES[task])) <= set(found)
+    del found["task"]  # it follows from the recipe and cannot be set
+    bad = [key for key, line in found.items() if not line or "\n" in line or not line.endswith(".") or len(line) > 120]
+    assert bad == []
 
 
 def test_recipes_are_frozen() -> None:

@@ -77,7 +77,7 @@ def _near(path: str) -> list[str]:
     with suppress(OSError):  # not to be listed: nothing to suggest
         names = sorted(entry.name for entry in islice(os.scandir(os.path.expanduser(parent) or "."), 10_000))
     near = [os.path.join(parent, found) for found in get_close_matches(name, names)]
-    whole = [os.path.join(found, rest) for found in near]
+    whole = [os.path.join(found, rest).rstrip(os.sep) for found in near]
     return [path for path in whole if os.path.exists(os.path.expanduser(path))] or near
 
 

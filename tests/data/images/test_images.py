@@ -457,6 +457,54 @@ def test_unknown_name_gets_a_suggestion() -> None:
             load(source)
 
 
+def test_a_public_name_means_the_public_set_and_a_path_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_classes(tmp_path / "digits", {"a": 10, "b": 10})
+    monkeypatch.chdir(tmp_path)
+    assert load("./digits").class_names == ["a", "b"]
+    assert caplog.messages == []
+    assert len(load("digits").class_names) == 10
+    assert caplog.messages == ["data=digits is the public data set; the folder of that name is data=./digits"]
+
+
+@pytest.mark.parametrize(
+    ("source", "nearest"),
+    [
+        ("./data/pest", "./data/pets"),
+        ("data/pest/", "data/pets"),
+        ("./dat/pets", "./data/pets"),  # the first missing part is the one that is mistyped
+        ("./dat/pest", "./data"),
+        ("~/data/pest", "~/data/pets"),
+        ("date", "data"),
+    ],
+)
+def test_a_mistyped_folder_names_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, nearest: str
+) -> None:
+    (tmp_path / "data" / "pets").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WideNetError, match=rf"'{source}'.*; did you mean '{nearest}'\?"):
+        load(source)
+
+
+def test_a_mistyped_parent_that_looks_like_an_id_names_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    def fail(name: str, **_: object) -> None:
+        raise ConnectionError("down")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    with pytest.raises(WideNetError, match=r"hub \(down\); did you mean 'photos/train'\?"):
+        load("phtos/train")
+
+
 @pytest.mark.parametrize("source", ["data/pets/", "~/data/pets", "~/data/pets/", "data//pets"])
 def test_ways_to_write_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     write_classes(tmp_path / "data" / "pets", {"a": 10, "b": 10})

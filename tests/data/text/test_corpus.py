@@ -207,6 +207,12 @@ def test_missing_corpus(source: str):
         list(iter_documents(source))
 
 
+def test_a_mistyped_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "training.json").touch()
+    with pytest.raises(WideNetError, match=r"trianing.json' does not exist; did you mean '.*/training.json'\?"):
+        list(iter_documents(str(tmp_path / "trianing.json")))
+
+
 def test_mistyped_name():
     with pytest.raises(WideNetError, match="did you mean 'wikipedia-books'"):
         list(iter_documents("wikipedia-book"))

@@ -499,6 +499,12 @@ def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
         load("squad2")
 
 
+def test_a_mistyped_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "training.json").touch()
+    with pytest.raises(WideNetError, match=r"trianing.json' does not exist; did you mean '.*/training.json'\?"):
+        load(str(tmp_path / "trianing.json"))
+
+
 def test_nothing_to_hold_out(tmp_path: Path) -> None:
     source = write(tmp_path / "train.json", squad(1))
     with pytest.raises(WideNetError, match=r"test_fraction=0.2 cannot be held out of .* 1 article\(s\)"):

@@ -352,6 +352,12 @@ def test_sources_that_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load("mnli")
 
 
+def test_a_mistyped_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "training.json").touch()
+    with pytest.raises(WideNetError, match=r"trianing.json' does not exist; did you mean '.*/training.json'\?"):
+        load(str(tmp_path / "trianing.json"))
+
+
 # ---- the hub ----
 
 

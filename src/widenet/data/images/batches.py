@@ -56,7 +56,7 @@ class EvalImages(Dataset):
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return a whole batch; DataLoader asks for it when the collator passes it through."""
         pixels = self.processor([self.images.image(index) for index in indices], return_tensors="pt")
-        return {"pixel_values": pixels["pixel_values"], "labels": _labels(self.images, indices)}
+        return {"pixel_values": pixels["pixel_values"], "labels": _labels_at(self.images, indices)}
 
 
 class TrainImages(Dataset):
@@ -107,7 +107,7 @@ class TrainImages(Dataset):
             assert self._transform is not None
             x = torch.stack([self._transform(self.images.image(index)) for index in indices])
         x = augment_batch(x, self.augment)
-        return {"pixel_values": (x - self.mean) / self.std, "labels": _labels(self.images, indices)}
+        return {"pixel_values": (x - self.mean) / self.std, "labels": _labels_at(self.images, indices)}
 
 
 def augment_batch(x: Tensor, augment: Augmentation) -> Tensor:
@@ -210,5 +210,5 @@ def _seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def _labels(images: ImageSet, indices: list[int]) -> Tensor:
+def _labels_at(images: ImageSet, indices: list[int]) -> Tensor:
     return torch.from_numpy(images.labels[np.asarray(indices)])

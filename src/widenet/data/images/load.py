@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from widenet.data.common import find_data, hold_out
-from widenet.data.images.readers import NAMES, download, read_digits, read_folder, read_hub
+from widenet.data.images.readers import NAMES, download, read_digits, read_hub, read_image_folder
 from widenet.data.images.section import ImagesSection
 from widenet.data.images.sets import ArrayImages, FileImages, ImageSet, Source, open_image
 from widenet.errors import WideNetError
@@ -73,7 +73,7 @@ def load_images(section: ImagesSection, *, labelled: bool = True) -> ImageData:
         found = read_hub(place, section.cache_dir)
     elif place.is_dir():
         check = section.check_files or section.skip_bad_files
-        found = read_folder(place, section.cache_dir, check, section.skip_bad_files, labelled)
+        found = read_image_folder(place, section.cache_dir, check, section.skip_bad_files, labelled)
     else:
         raise WideNetError(f"{source} is a file; the data must be a folder, a known name or a Hugging Face id")
     if labelled and len(np.unique(found.train.labels)) == 1:

@@ -169,7 +169,7 @@ def _read_pickle(path: Path, *keys: str) -> list[Any]:
 # ---- folders ----
 
 
-def read_folder(folder: Path, cache_dir: str | None, check: bool, skip: bool, labelled: bool = True) -> Source:
+def read_image_folder(folder: Path, cache_dir: str | None, check: bool, skip: bool, labelled: bool = True) -> Source:
     """Tell by its files what a folder holds, and read it; unless ``labelled``, it may hold plain images."""
     for place in (folder, folder / "raw"):
         if any(place.glob("*-idx[13]-ubyte*")):

@@ -178,7 +178,7 @@ def _open_cache(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.memmap(folder / "ids.bin", record["dtype"], "r"), np.memmap(folder / "offsets.bin", "<i8", "r")
 
 
-def _is_complete(folder: Path) -> bool:
+def _is_whole(folder: Path) -> bool:
     try:
         record = json.loads((folder / "corpus.json").read_text())
         sizes = {
@@ -255,7 +255,7 @@ def load_corpus(
     key = json.dumps([FORMAT, found.identity, documents, longest, made_by])
     root = cache_folder(section.cache_dir) / "corpora"
     folder = root / hashlib.sha256(key.encode()).hexdigest()[:32]
-    if not _is_complete(folder):
+    if not _is_whole(folder):
         pieces = partial(iter_pieces, source, found, documents, section.cache_dir)
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -266,7 +266,7 @@ def load_corpus(
                     train_wordpiece(_Texts(pieces), vocab_size, section.lowercase).save_pretrained(made)
                 what = f"{source} (documents={documents})"
                 _write_segments(pieces(), tokenizer or load_tokenizer(made), longest, made, what)
-                if not _is_complete(folder):  # another process may have been first
+                if not _is_whole(folder):  # another process may have been first
                     shutil.rmtree(folder, ignore_errors=True)
                     made.rename(folder)
         except OSError as error:

@@ -228,7 +228,7 @@ class _Reader:
                 raise WideNetError(f"{self.name}: the 'answer_start' of {place} is no whole number but {start!r}")
             found = context[start : start + len(text)] if start >= 0 else ""
             if found != text or not text.strip():
-                self.bad.append(f"{name}: expected {_short(text)}, found {_short(found)} at {start}")
+                self.bad.append(f"{name}: expected {_quoted(text)}, found {_quoted(found)} at {start}")
             else:
                 good.append((text.strip(), start + len(text) - len(text.lstrip())))
         if good or impossible:
@@ -251,7 +251,7 @@ class _Reader:
         return self.questions
 
 
-def _short(text: str) -> str:
+def _quoted(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from widenet.data.common import no_such
 from widenet.data.section import DataSection, Place
 from widenet.errors import WideNetError, reason
 
@@ -123,7 +124,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     elif folder.is_file():
         raise WideNetError(f"{name} is a file; a tokenizer is given by its folder or a Hugging Face name")
     elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or ("/" in name and folder.parent.is_dir()):
-        raise WideNetError(f"tokenizer folder {name!r} does not exist")
+        raise no_such(name, "tokenizer folder")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # json's, tokenizers' (a bare Exception) and the hub's errors have no common base
@@ -155,7 +156,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int, origin:
 
 def continuations(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Return bool [V]: True where a token continues the word of the token before it."""
-    tokens = _tokens(tokenizer)
+    tokens = _token_names(tokenizer)
     if any(token.startswith("##") for token in tokens):
         found = np.array([token.startswith("##") for token in tokens])
     else:
@@ -168,10 +169,10 @@ def continuations(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Return bool [V]: True for a token that ends a sentence: punctuation up to a ``.``, ``!`` or ``?``."""
-    cores = (token.lstrip("#▁Ġ") for token in _tokens(tokenizer))
+    cores = (token.lstrip("#▁Ġ") for token in _token_names(tokenizer))
     return np.array([re.fullmatch(r"[^\w\s]*[.!?]", core) is not None for core in cores])
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _token_names(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     size = max(tokenizer.get_vocab().values()) + 1
     return [token or "" for token in tokenizer.convert_ids_to_tokens(list(range(size)))]  # an id may be unused
