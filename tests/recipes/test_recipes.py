@@ -75,6 +75,7 @@ def test_imagenet_recipe_is_table_6() -> None:
     recipe = load_recipe("imagenet-1k")
     training, augment = recipe.training, recipe.data.augment
     assert recipe.data.source == "ILSVRC/imagenet-1k"
+    assert recipe.data.validation_fraction == 0.01  # the paper trains on everything: hold out little
     assert (training.epochs, training.warmup_epochs, training.schedule) == (300, 30, "cosine")
     assert training.batch_size * training.gradient_accumulation_steps == 4096
     assert (training.optimizer, training.betas, training.max_grad_norm) == ("lamb", (0.9, 0.999), 1.0)
