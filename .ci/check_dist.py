@@ -18,8 +18,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("widenet", "widenet_cli")
-# Quick, and they read README and docs. All tests are collected, so that each finds what it imports.
-TESTS = "test_config or test_docs or test_paper"
+# What the source distribution holds besides the package, for those who test or package it.
+FOLDERS = ("benchmarks", "docs", "tests")
+# Quick, and they read README and docs, too.
+TESTS = ("tests/test_config.py", "tests/test_docs.py", "tests/models/test_paper.py")
 LOCATION = """
 from pathlib import Path
 from importlib.metadata import version
@@ -39,12 +41,14 @@ def main() -> None:
         call(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", temporary / "tree", ROOT)
         check_files(wheel, temporary / "tree" / wheel.name)
         tree = unpack(sdist, temporary)
+        missing = [str(file) for folder in FOLDERS for file in files(ROOT / folder, ROOT) - files(tree / folder, tree)]
+        assert not missing, f"{sdist.name} lacks {', '.join(sorted(missing))}"
         binaries = install(wheel, temporary / "environment")
         call(binaries / "python", "-c", LOCATION, cwd=temporary)
         for command in (["--help"], ["recipes"], ["models", "--json"]):
             call(binaries / "widenet", *command, cwd=temporary)
-        # The tests of the sdist, on the code of the wheel.
-        call(binaries / "python", "-m", "pytest", "-p", "no:cacheprovider", "-k", TESTS, cwd=tree)
+        # Tests of the sdist, on the code of the wheel.
+        call(binaries / "python", "-m", "pytest", "-p", "no:cacheprovider", *TESTS, cwd=tree)
     print(f"{wheel.name} and {sdist.name} are complete and work")
 
 
@@ -53,16 +57,20 @@ def check_files(wheel: Path, from_tree: Path) -> None:
     built, expected = contents(wheel), contents(from_tree)
     assert built == expected, f"the wheel differs from the checkout's: {different(built, expected)}"
     source = {
-        file.relative_to(ROOT / "src").as_posix(): file.read_bytes()
+        file.as_posix(): (ROOT / "src" / file).read_bytes()
         for package in PACKAGES
-        for file in (ROOT / "src" / package).rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
+        for file in files(ROOT / "src" / package, ROOT / "src")
     }
     packed = {name: data for name, data in built.items() if ".dist-info/" not in name}
     assert packed == source, f"the wheel differs from src/: {different(packed, source)}"
     assert "widenet/py.typed" in packed
     assert any(name.endswith(".yaml") for name in packed)
     assert any(name.endswith(".css") for name in packed)
+
+
+def files(folder: Path, root: Path) -> set[Path]:
+    """Return the files below a folder, as seen from `root`, without Python's caches."""
+    return {file.relative_to(root) for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
