@@ -13,7 +13,7 @@ THREADS ?= 1
 .DEFAULT_GOAL := help
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install train test lint bench docs dist dist-check clean
+.PHONY: help install train test lint bench reference docs dist dist-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,10 @@ lint: $(STAMP)  ## check style, formatting and types
 
 bench: $(STAMP)  ## time a training step of a WideNet and of its dense twin
 	$(BIN)/python -m benchmarks.step_time
+
+reference: $(STAMP)  ## write docs/recipes.md: every key of every recipe
+	$(BIN)/python -m widenet.recipes.reference > docs/recipes.md.new
+	mv docs/recipes.md.new docs/recipes.md
 
 docs: $(STAMP)  ## build the documents and the API reference into site/
 	$(BIN)/mkdocs build --quiet --strict

@@ -5,7 +5,8 @@ is allowed; the command line prints that line and exits with code 2.
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
+from heapq import nlargest
 
 
 class WideNetError(ValueError):
@@ -21,11 +22,18 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> WideNetError:
         allowed: every valid name.
     """
     names = list(allowed)
-    near = get_close_matches(str(name), names, n=5, cutoff=0.5)
+    alike = {each: _likeness(str(name), each) for each in names}
+    near = [each for each in nlargest(5, alike, key=lambda each: alike[each]) if alike[each] >= 0.5]
     hint = f"; did you mean {near[0]!r}?" if near else "."
     if len(names) > 20 and near:  # a terminal full of names helps nobody
         return WideNetError(f"unknown {kind} {str(name)!r}{hint} Nearest of {len(names)}: {', '.join(near)}.")
     return WideNetError(f"unknown {kind} {str(name)!r}{hint} Allowed: {', '.join(names)}.")
+
+
+def _likeness(asked: str, name: str) -> float:
+    """Return how alike two names are, from 0 to 1; of a dotted name a person may know the last part alone."""
+    pairs = ((asked, name), (asked.rpartition(".")[2], name.rpartition(".")[2]))
+    return max(SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
 
 def reason(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import textwrap
+from collections.abc import Iterable
 from typing import Any, NoReturn, TextIO
 
 EXIT_USER_ERROR = 2
@@ -45,6 +47,15 @@ def print_table(rows: list[dict[str, Any]], as_json: bool = False) -> None:
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     console().print(table)
+
+
+def print_notes(notes: Iterable[tuple[str, ...]]) -> None:
+    """Print notes: what each is about in a line, and below it, indented, what is said of it."""
+    width = console().width
+    for title, *texts in notes:
+        print(title)
+        text = "; ".join(filter(None, texts))
+        print(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
 
 
 def console(stream: TextIO | None = None) -> Any:

@@ -2,8 +2,9 @@
 
 A recipe has four sections: top level, ``data``, ``model`` and ``training``; its ``task`` says what ``data`` and
 ``training`` may hold, and whether there are more (``schema.py``). ``key=value`` overrides use the
-dotted names (``training.epochs=3``, ``model.num_experts=8``); ``data=``, ``model=``, ``seed=`` and ``epochs=``
-are short for ``data.source``, ``model.name``, ``seed`` and ``training.epochs``.
+dotted names (``training.epochs=3``, ``model.num_experts=8``); ``data=``, ``model=``, ``epochs=`` and ``lr=`` are
+short for ``data.source``, ``model.name``, ``training.epochs`` and ``training.learning_rate``. ``reference.py`` says
+what every key means.
 """
 
 import json
@@ -18,8 +19,12 @@ from typing import Any, cast
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from widenet.config import WideNetConfig, WideNetTextConfig, WideNetVisionConfig
+from widenet.data.images.section import ImagesSection
 from widenet.data.section import Section, takes_text
+from widenet.data.text.tokenizer import TextSection
 from widenet.errors import WideNetError, unknown
+from widenet.models.presets import own_fields
 from widenet.recipes.schema import RECIPES, ModelSection, Recipe, TrainingSection, register_recipe
 
 __all__ = [
@@ -28,6 +33,7 @@ __all__ = [
     "Recipe",
     "TrainingSection",
     "build_recipe",
+    "config_class",
     "list_recipes",
     "load_recipe",
     "parse_yaml",
@@ -88,7 +94,7 @@ def build_recipe(values: dict[str, Any], overrides: Iterable[str] = ()) -> Recip
     Raises:
         WideNetError: as :func:`load_recipe`.
     """
-    values = deepcopy(values)
+    values = deepcopy(values)  # overrides must not reach the caller's
     if "task" not in values:
         raise WideNetError(f"the recipe lacks task, one of {', '.join(RECIPES)}")
     kind = _recipe_class(values["task"])
@@ -113,6 +119,19 @@ def build_recipe(values: dict[str, Any], overrides: Iterable[str] = ()) -> Recip
 def recipe_keys(kind: type[Recipe]) -> list[str]:
     """Return every dotted key of a kind of recipe, except the model's config fields and the task itself."""
     return ["model.name", *_keys(kind, "")]
+
+
+def config_class(kind: type[Recipe]) -> type[WideNetConfig]:
+    """Return the configuration of the models that a kind of recipe trains, of which ``model.`` names the fields."""
+    data = kind.model_fields["data"].annotation
+    for section, config in ((TextSection, WideNetTextConfig), (ImagesSection, WideNetVisionConfig)):
+        if isinstance(data, type) and issubclass(data, section):
+            return config
+    return WideNetConfig
+
+
+def _known_keys(kind: type[Recipe]) -> list[str]:
+    return [*SHORT_KEYS, *recipe_keys(kind), *(f"model.{field}" for field in own_fields(config_class(kind)))]
 
 
 def _recipe_class(task: Any) -> type[Recipe]:
@@ -150,7 +169,7 @@ def _parse_override(override: str, kind: type[Recipe]) -> tuple[str, Any]:
         raise WideNetError(f"{override!r} is not of the form key=value")
     key = SHORT_KEYS.get(key, key)
     if not key.startswith("model.") and key not in recipe_keys(kind):
-        raise unknown("key", key, [*SHORT_KEYS, *recipe_keys(kind), "model.<config field>"])
+        raise unknown("key", key, _known_keys(kind))
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -176,7 +195,7 @@ def _one_line(error: ValidationError, kind: type[Recipe]) -> WideNetError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return unknown("key", key, recipe_keys(kind))
+        return unknown("key", key, _known_keys(kind))
     if first["type"] == "missing":
         return WideNetError(f"the recipe lacks {key}")
     return WideNetError(f"{key}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}")
