@@ -135,7 +135,7 @@ def draw(output: Path) -> None:
         hollow_mark = Line2D([], [], linestyle="", marker="o", color="#444444", markerfacecolor="white")
         hollow_mark.set_label("hollow: the paper's number")
         handles.append(hollow_mark)
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         metadata = {"Date": None} if output.suffix == ".svg" else None
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, metadata=metadata)
