@@ -13,7 +13,7 @@ THREADS ?= 1
 .DEFAULT_GOAL := help
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install train test lint bench reference docs dist dist-check clean
+.PHONY: help install train test lint bench reference docs docs-check dist dist-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ reference: $(STAMP)  ## write docs/recipes.md: every key of every recipe
 docs: $(STAMP)  ## build the documents and the API reference into site/
 	$(BIN)/mkdocs build --quiet --strict
 
+docs-check: $(STAMP)  ## run every command and snippet of the documents on small data
+	$(BIN)/python tools/docs_check.py
+
 dist: $(STAMP)  ## build the source distribution, the wheel from it, and check their metadata
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
@@ -59,4 +62,4 @@ dist-check: dist  ## install the wheel into an environment of its own and try it
 
 clean:  ## remove caches and build products; .venv and runs are kept
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .coverage
-	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+	find src tests benchmarks tools -type d -name __pycache__ -prune -exec rm -rf {} +
