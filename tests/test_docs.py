@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from widenet import WideNetTextConfig, create_config
 from widenet.models.tables import describe_paper, describe_presets
@@ -47,6 +48,28 @@ def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def _anchors(document: Path) -> set[str]:
+    """Return the anchors that GitHub and the site give to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_headings(document: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", document.read_text(encoding="utf-8")):
+        page = document.parent / target if target else document
+        assert anchor in _anchors(page), f"{document.name} links to {target}#{anchor}"
+
+
+def test_the_charts_numbers_stand_in_the_lab_notes() -> None:
+    for entry in yaml.safe_load((ROOT / "benchmarks/results.yaml").read_text(encoding="utf-8")):
+        page, anchor = entry["link"].split("#")
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert anchor in _anchors(ROOT / page)
+        assert f"{entry['parameters']:,}" in text and f"{entry['value']:.2f} %" in text
+        assert all(f"{value:.2f}" in text for value in entry.get("seeds", ()))
 
 
 def test_the_files_that_the_readme_names_exist() -> None:
