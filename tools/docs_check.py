@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 SHELLS = ("shell", "bash")
 LIMIT = 300  # seconds of a block
 SHORT = ("training.max_steps=2", "training.eval_steps=2", "training.batch_size=4", "data.num_workers=0")
-PUBLIC = {"fashion-mnist": "fashion-mnist"}  # recipe or data set that would be downloaded: its stand-in
+PUBLIC = {"fashion-mnist": "./fashion-mnist"}  # recipe or data set that would be downloaded: its stand-in
 
 BLOCK = re.compile(
     r"<!-- docs-check: setup\n(?P<setup>.*?)-->|(?:<!-- docs-check: skip,? ?(?P<skip>.*?) -->\n)?"
