@@ -5,9 +5,9 @@
     python tools/docs_check.py --keep DIR         leave the folders there, to look into
 
 Each page gets a folder of its own with stand-ins for the data that the pages name (:mod:`standins`). Its blocks run
-in order: ``shell`` or ``bash`` in bash, ``python`` in one session. Training is cut to a few steps (``SHORT``). Blocks in any other
-language are text. A comment on the line above a block leaves it out; a comment of its own runs what a reader does not
-see:
+in order: ``shell`` (or ``bash``), and ``python`` in one session. Training is cut to a few steps (``SHORT``). Blocks in
+any other language are text. A comment on the line above a block leaves it out; a comment of its own runs what a reader
+does not see:
 
     <!-- docs-check: skip, needs the hub -->
     <!-- docs-check: setup
