@@ -11,41 +11,47 @@ from widenet_cli.train import train_recipe
 
 
 def widen(
-    source: Annotated[str, typer.Argument(help="A dense model: a folder, or its name on the hub or in timm.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A dense model: a folder, or its name on the hub or in timm.")
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="With --distill, any value of its recipe."),
+        typer.Argument(metavar="KEY=VALUE", help="With --distill, any value of its recipe."),
     ] = None,
     *,
     output: Annotated[Path, typer.Option(help="The new model folder.")],
-    experts: Annotated[int, typer.Option(help="Experts.")] = 4,
+    experts: Annotated[int, typer.Option(help="The number of experts.")] = 4,
     top_k: Annotated[int, typer.Option(help="Experts for each token.")] = 2,
     init: Annotated[
         str,
-        typer.Option(
-            help="What experts are made of: spread, blocks, average, first, middle, last or a block's index."
-        ),
+        typer.Option(help="The blocks that become experts: spread, blocks, average, first, middle, last or an index."),
     ] = "spread",
     attention: Annotated[
-        str, typer.Option(help="Which attention is shared: average, first, middle, last or a block's index.")
+        str, typer.Option(help="The block whose attention is shared: average, first, middle, last or an index.")
     ] = "middle",
     router: Annotated[
-        str, typer.Option(help="Where tokens go: random, or blocks: to their block's. auto: blocks where they can.")
+        str,
+        typer.Option(
+            help="Where tokens go at first: random; blocks, to their block's expert; auto, blocks if possible."
+        ),
     ] = "auto",
     group_size: Annotated[
-        int | None, typer.Option(help="Blocks that share attention and experts [default: all].")
+        int | None, typer.Option(help="How many blocks share attention and experts.", show_default="all")
     ] = None,
-    noise: Annotated[float, typer.Option(help="Noise on the experts' weights, relative to theirs.")] = 0.01,
-    normalize_gates: Annotated[bool, typer.Option(help="Let a token's gates sum to 1.")] = True,
-    task: Annotated[str | None, typer.Option(help="What for [default: what the source is for].")] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise and the routers.")] = 0,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights that are a pickle.")] = False,
+    noise: Annotated[float, typer.Option(help="Noise on the experts' weights, relative to their size.")] = 0.01,
+    normalize_gates: Annotated[bool, typer.Option(help="Divide a token's gates by their sum.")] = True,
+    task: Annotated[str | None, typer.Option(help="The task of the new model.", show_default="the source's")] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the noise and of the routers' weights.")] = 0,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights in pickle format, too.")] = False,
     distill: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Then let it learn from the source, on text or images.")
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Then train it on these texts or images, the source as teacher.", show_default="none"
+        ),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Turn a dense BERT, ALBERT, ViT or DeiT into a WideNet, ready to be fine-tuned."""
+    """Turn a dense BERT, ALBERT, ViT or DeiT into a WideNet."""
     quiet()
     options: dict[str, Any] = {
         "num_experts": experts,
@@ -78,12 +84,12 @@ def widen(
 
 def export(
     run: RunFolder,
-    output: Annotated[Path, typer.Option(help="The ONNX file, *.onnx.")],
-    int8: Annotated[bool, typer.Option("--int8", help="Store large weights in 8 bits, and multiply in 8.")] = False,
+    output: Annotated[Path, typer.Option(help="The new file, *.onnx.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Store and multiply large weights in 8 bits.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     json_: Json = False,
 ) -> None:
-    """Write a model as one ONNX file, each shared weight once, for ONNX Runtime."""
+    """Write a model as one ONNX file, for ONNX Runtime."""
     quiet()
     from widenet.convert.export import export_onnx
 

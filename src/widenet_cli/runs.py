@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from widenet_cli.inputs import expand, readable_images, text_or_file
+from widenet_cli.inputs import read_inputs, text_or_file
 from widenet_cli.options import Json, Overrides, RunFolder
 from widenet_cli.show import print_json, print_table, quiet, warn
 
@@ -15,11 +15,11 @@ def evaluate(
     overrides: Overrides = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Where metrics.json goes.", show_default="RUN; with KEY=VALUE, nowhere"),
+        typer.Option(help="The folder for metrics.json.", show_default="RUN; with KEY=VALUE, none"),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Test a run on its data set's test part, or on the test part of other data (data=...)."""
+    """Test a run on its own test data, or on other data (data=...)."""
     quiet()
     from widenet.runs.compare import as_text, score_rows
     from widenet.runs.evaluate import evaluate_run
@@ -36,24 +36,24 @@ def predict(
     run: RunFolder,
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Images, folders of them, texts or questions; @FILE: a line each."),
+        typer.Argument(metavar="INPUT", help="Images, texts or questions; folders of them; @FILE with one a line."),
     ],
-    top: Annotated[int, typer.Option(help="Classes, words or answers to print for each.")] = 3,
-    pair: Annotated[str | None, typer.Option(help="The second text of a pair.", show_default="none")] = None,
+    top: Annotated[int, typer.Option(help="How many classes, words or answers to print for each input.")] = 3,
+    pair: Annotated[
+        str | None, typer.Option(help="The second text, for a model of text pairs.", show_default="none")
+    ] = None,
     context: Annotated[
-        str | None, typer.Option(help="Where the answer stands: a text, or @FILE.", show_default="none")
+        str | None, typer.Option(help="The text that holds the answers, or @FILE.", show_default="none")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Say what a model makes of images, texts or questions; a line for each."""
+    """Classify images or texts, fill in [MASK], answer questions."""
     quiet()
     from widenet.runs.run import Run
 
     opened = Run(run)
     words, reads_images = opened.head_task.words, "pixel_values" in opened.head_task.inputs
-    chosen = expand(inputs, reads_images)
-    if reads_images:
-        chosen = readable_images(chosen)
+    chosen = read_inputs(inputs, reads_images)
     options: dict[str, Any] = {"pair": pair, "context": context and text_or_file(context)}
     given = {name: value for name, value in options.items() if value is not None}
     found = opened.predict(chosen, top=top, **given)
@@ -77,9 +77,9 @@ def predict(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")], json_: Json = False
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")], json_: Json = False
 ) -> None:
-    """Put runs on the same data side by side: scores, size, cost, time."""
+    """Put runs on the same data side by side."""
     quiet()
     from widenet.runs.compare import as_text, compare_runs
     from widenet.runs.run import Run

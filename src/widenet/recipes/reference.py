@@ -110,7 +110,7 @@ def _describe_section(section: BaseModel, prefix: str, recipe: Recipe) -> Iterat
             "value": _plain(value),
             "default": None if field.is_required() else _plain(field.default),
             "type": _in_words(schema["properties"][name]),
-            "meaning": _of_yaml(field.description or ""),
+            "meaning": _of_yaml(_description(kind, name)),
         }
     if prefix == "model.":
         yield from _describe_config(recipe)
@@ -141,6 +141,12 @@ def _describe_config(recipe: Recipe) -> Iterator[Row]:
         }
 
 
+def _description(kind: type[BaseModel], name: str) -> str:
+    """Return a field's docstring, or that of the field which it changes in a class below."""
+    bases = [base for base in kind.__mro__ if issubclass(base, BaseModel) and name in base.model_fields]
+    return next(filter(None, (base.model_fields[name].description for base in bases)), "")
+
+
 def _of_yaml(meaning: str) -> str:
     """Return what a docstring says in the words of a recipe."""
     words = re.sub(r"\b(None|True|False)\b", lambda match: IN_YAML[match[0]], " ".join(meaning.split()))
@@ -154,15 +160,15 @@ def _plain(value: Any) -> Any:
 def _in_words(schema: dict[str, Any]) -> str:
     """Return what a JSON schema allows, in a few words."""
     if "const" in schema or "enum" in schema:
-        return " | ".join(schema.get("enum", [schema.get("const")]))
+        return " | ".join(map(str, schema.get("enum", [schema.get("const")])))
     if "anyOf" in schema:
         words = list(dict.fromkeys(_in_words(each) for each in schema["anyOf"]))
         return " | ".join(word for word in words if word != "integer" or "number" not in words)
-    kind = schema.get("type", "any value")
+    kind = str(schema.get("type", "any value"))
     if kind == "array":
         items = schema.get("prefixItems") or [schema.get("items", {})]
-        words = ", ".join(_in_words(each) for each in items)
-        return f"[{words}]" if "prefixItems" in schema else f"list of {words}"
+        inside = ", ".join(_in_words(each) for each in items)
+        return f"[{inside}]" if "prefixItems" in schema else f"list of {inside}"
     name = NAMES.get(kind, kind)
     lower = [(sign, schema[key]) for key, sign in LOWER.items() if key in schema]
     upper = [f" {sign} {schema[key]:.15g}" for key, sign in UPPER.items() if key in schema]
