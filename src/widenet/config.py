@@ -63,6 +63,9 @@ class WideNetConfig(PreTrainedConfig):
         router_noise_std: standard deviation of the training noise on router logits. None is 1/E (Eq 2).
         normalize_gates: divide a token's K gates by their sum. The paper does not.
         router_aux_loss_coef: λ of Eq 8.
+        problem_type: of a classifier, as in transformers: "single_label_classification" (cross-entropy),
+            "multi_label_classification" (a binary cross-entropy per label) or "regression" (mean squared error). None
+            means regression where there is one label, else one label of several.
 
     Raises:
         WideNetError: a value is out of range or two values contradict each other.
@@ -97,6 +100,7 @@ class WideNetConfig(PreTrainedConfig):
     router_noise_std: float | int | None = None
     normalize_gates: bool = False
     router_aux_loss_coef: float | int = 0.01
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.share_router is None:
@@ -269,8 +273,6 @@ class WideNetTextConfig(WideNetConfig):
         type_vocab_size: the number of segments that ``token_type_ids`` tells apart.
         pad_token_id: the padding token; its embedding is zero at the start. None for no such token.
         tie_word_embeddings: the masked-LM decoder is the word embeddings.
-        problem_type: "single_label_classification" (cross-entropy) or "regression" (mean squared error) for
-            text classification. None means regression where there is one label.
     """
 
     model_type = "widenet_text"
@@ -288,7 +290,6 @@ class WideNetTextConfig(WideNetConfig):
     type_vocab_size: int = 2
     pad_token_id: int | None = 0
     tie_word_embeddings: bool = True
-    problem_type: Literal["single_label_classification", "regression"] | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForQuestionAnswering, BertModel
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 2}
 SIZES |= {"vocab_size": 50, "max_position_embeddings": 16}
@@ -87,7 +87,6 @@ def plain_program(folder: Path) -> None:
         (described_as(num_hidden_layers=1), [], ["bert is damaged", "no block for", "encoder.layer.1."]),
         (described_as(hidden_act="nope"), [], ["bert/config.json has an unknown value: 'nope'"]),
         (another(BertForQuestionAnswering, num_labels=5), [], ["shape [5, 32] where span.weight of ours has [2, 32]"]),
-        (another(BertForSequenceClassification, problem_type="multi_label_classification"), [], ["features"]),
         (as_a_pickle(), [], ["pickle", "--allow-pickle"]),
         (program, ["--allow-pickle"], ["bert cannot be loaded: its pickle holds more than weights"]),
         (plain_program, ["--allow-pickle"], ["bert cannot be loaded: its pickle holds more than weights"]),
@@ -125,14 +124,6 @@ def test_a_full_disk_leaves_nothing(
     result = widenet("widen", "bert", "--output", "wide")
     assert (result.code, result.err) == (2, "widenet: wide cannot be written: No space left on device\n")
     assert Path("wide").is_dir() is was_there and not any(Path("wide").glob("*"))
-
-
-def test_several_labels_for_a_text_are_left_out_when_that_is_asked_for(
-    bert: Path, widenet: Callable[..., Any]
-) -> None:
-    another(BertForSequenceClassification, problem_type="multi_label_classification")(bert)
-    result = widenet("widen", "bert", "--task", "features", "--output", "wide")
-    assert (result.code, result.err) == (0, "")
 
 
 def test_a_pickle_of_weights_is_read_when_it_is_asked_for(bert: Path, widenet: Callable[..., Any]) -> None:

@@ -316,3 +316,15 @@ def test_what_cannot_leave() -> None:
     assert "num_register_tokens=4" in line(to_transformers, create_model("vit-digits", num_register_tokens=4))
     assert "use_representation" in line(to_transformers, create_model("vit-digits", use_representation=True))
     assert "norm_after_pooling" in line(to_transformers, create_model("vit-digits", norm_after_pooling=True))
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+@pytest.mark.parametrize("theirs", [BertForSequenceClassification, ViTForImageClassification])
+def test_what_a_classifier_is_for_is_carried_over(theirs: type[PreTrainedModel], problem: str) -> None:
+    source = make(theirs, **SHAPES["small"], num_labels=2, problem_type=problem)
+    ours = from_transformers(source)
+    assert ours.config.problem_type == to_transformers(ours).config.problem_type == problem
+    inputs = image() if theirs is ViTForImageClassification else text()
+    labels = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(**inputs, labels=labels).loss, source(**inputs, labels=labels).loss)

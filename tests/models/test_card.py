@@ -14,8 +14,9 @@ from transformers import AutoModelForImageClassification
 
 import widenet
 from widenet.convert.widen import widen_folder
-from widenet.models.card import card_for, license_of, model_card, save_card
+from widenet.models.card import license_of, model_card, save_card
 from widenet.models.heads import config_classes, heads_of
+from widenet.models.hub import card_for
 from widenet.models.presets import create_config, create_model, list_models
 
 NAME = "somebody/model"
@@ -53,7 +54,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr(HfApi, "create_repo", lambda _, repo_id, **options: SimpleNamespace(repo_id=repo_id))
     monkeypatch.setattr(HfApi, "create_commit", create_commit)
     monkeypatch.setattr("huggingface_hub.repocard.hf_hub_download", download)
-    monkeypatch.setattr("widenet.models.card.file_exists", lambda repo_id, name, **options: repo_id in found.cards)
+    monkeypatch.setattr("widenet.models.hub.file_exists", lambda repo_id, name, **options: repo_id in found.cards)
     return found
 
 

@@ -194,7 +194,8 @@ def test_every_preset_survives_the_disk(name: str, tmp_path: Path) -> None:
     loaded = loader.from_pretrained(tmp_path)
     inputs, _ = batch(model)
     with torch.no_grad():
-        assert torch.equal(loaded(*inputs).logits, model(*inputs).logits)
+        torch.testing.assert_close(loaded(*inputs).logits, model(*inputs).logits)
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
     assert loaded.config.depth_plan() == model.config.depth_plan()
 
 

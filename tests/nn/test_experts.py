@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from widenet.config import WideNetConfig
 from widenet.nn.backends import WeightCache
@@ -174,6 +175,43 @@ def test_weights_taken_apart_once_serve_several_blocks() -> None:
     alone = torch.autograd.grad(3 * experts(x, index, weights).sum(), list(experts.parameters()))
     for got, want in zip(shared, alone, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+def test_a_cache_that_keeps_nothing_ties_no_block_to_another() -> None:
+    experts, cache = make_experts(), WeightCache(keep=False)
+    x, index, weights = assignments(2, torch.float64)
+    for first, second in zip(parts_of(experts, cache), parts_of(experts, cache), strict=True):
+        assert all(one is not other for one, other in zip(first[:4], second[:4], strict=True))
+    once, twice = experts(x, index, weights, cache), experts(x, index, weights, cache)
+    alone = torch.autograd.grad(once.sum(), list(experts.parameters()), retain_graph=True)
+    both = torch.autograd.grad((once + twice).sum(), list(experts.parameters()))
+    for got, want in zip(both, alone, strict=True):
+        torch.testing.assert_close(got, 2 * want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(6, 24), (16, 10), (6, 10)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_grouped_mm_gives_way_where_rows_are_no_multiple_of_16_bytes(
+    dtype: torch.dtype, width: int, hidden: int
+) -> None:
+    fields = {"hidden_size": width, "num_attention_heads": 2, "expert_intermediate_size": hidden, "num_experts": E}
+    config = WideNetConfig(**fields)
+    experts = Experts(config).to(dtype)
+    _, index, weights = assignments(2, dtype)
+    x = torch.randn(12, width).to(dtype)
+    results = []
+    for config._experts_implementation in ("eager", "grouped_mm"):
+        experts.zero_grad()
+        output = experts(x, index, weights)
+        output.sum().backward()
+        results.append([output, *(parameter.grad.clone() for parameter in experts.parameters())])
+    for left, right in zip(*results, strict=True):
+        torch.testing.assert_close(left, right, rtol=5e-2, atol=5e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_our_backends_have_names_of_their_own() -> None:
+    ours = {name for name, backend in ALL_EXPERTS_FUNCTIONS.items() if backend.__module__.startswith("widenet")}
+    assert ours == {"widenet_sorted", "widenet_every"}
 
 
 def test_autocast_copies_the_weights_once_and_sums_their_gradients_in_float32() -> None:

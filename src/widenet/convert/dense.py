@@ -157,16 +157,9 @@ def _square(name: str, value: Any) -> int:
 
 def _labels(our_class: type[PreTrainedModel], config: Any) -> dict[str, Any]:
     """Return the fields of a configuration that belong to a classifier."""
-    names: list[str] = []
-    if issubclass(our_class, WideNetForSequenceClassification | WideNetForImageClassification):
-        names = ["id2label", "label2id"]
-    if issubclass(our_class, WideNetForSequenceClassification):
-        if (problem := getattr(config, "problem_type", None)) == "multi_label_classification":
-            raise WideNetError(
-                f"problem_type={problem} cannot be read: a text has one label; read it without the head: "
-                "task='features'"
-            )
-        names.append("problem_type")
+    if not issubclass(our_class, WideNetForSequenceClassification | WideNetForImageClassification):
+        return {}
+    names = ("id2label", "label2id", "problem_type")
     return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
 
 

@@ -10,10 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from huggingface_hub import ModelCard, ModelCardData, file_exists, metadata_load, try_to_load_from_cache
-from safetensors.torch import load_file
+from huggingface_hub import ModelCard, ModelCardData, metadata_load, try_to_load_from_cache
 
 from widenet.config import WideNetConfig
 from widenet.files import write_text
@@ -174,45 +172,3 @@ def widened_card(wide: Any, dense: Any, folder: Path, arguments: dict[str, Any],
     }
     metadata = license_of(folder) | base_model_of(source)
     return make_card(f"{Path(source).name}, widened", wide.config, pipeline_of(kind), sections, **metadata)
-
-
-# ---- for an upload ----
-
-
-def card_for(model: Any, name: str) -> ModelCard:
-    """Return the card of the folder that a model was loaded from, as long as its weights are those; else its own.
-
-    Args:
-        model: one of this package.
-        name: the repository that it is uploaded to.
-    """
-    folder = Path(model.name_or_path) if model.name_or_path else None  # Path("") would be the current folder
-    if folder is not None and (folder / CARD).is_file() and _holds(folder, model.state_dict()):
-        return ModelCard.load(folder / CARD, ignore_metadata_errors=True)
-    return model_card(model, name)
-
-
-def _holds(folder: Path, state: dict[str, torch.Tensor]) -> bool:
-    files = sorted(folder.glob("model*.safetensors"))
-    stored = {key: value for file in files for key, value in load_file(file).items()}
-    return bool(stored) and all(key in state and torch.equal(state[key].cpu(), stored[key]) for key in stored)
-
-
-def complete_upload(model: Any, folder: Path, name: str, own: bytes | None, token: Any) -> None:
-    """Put the right card into a folder that transformers is about to upload.
-
-    transformers has written there the card of the repository, or an empty form where it has none.
-
-    Args:
-        model: what is uploaded.
-        folder: what is about to be uploaded.
-        name: the repository.
-        own: the card that the folder had before; it stays.
-        token: for the hub.
-    """
-    if own is not None:
-        (folder / CARD).write_bytes(own)
-    elif not file_exists(name, CARD, token=token):
-        card, form = card_for(model, name), ModelCard.load(folder / CARD)
-        card.data["tags"] = list(dict.fromkeys([*card.data.get("tags", []), *form.data.get("tags", [])]))
-        card.save(folder / CARD)

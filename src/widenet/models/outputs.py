@@ -1,4 +1,4 @@
-"""What the models return, for images and text alike, and the cross-entropy they share.
+"""What the models return, for images and text alike, and the losses they share.
 
 Axes: N images or sequences, L tokens of each, D hidden size, A attention heads, B blocks, V vocabulary.
 """
@@ -123,6 +123,31 @@ def returned(output: Output, return_dict: bool | None, config: PreTrainedConfig)
 def chosen(value: bool | None, fallback: bool | None) -> bool:
     """Return the caller's choice, or the configuration's where the caller made none."""
     return bool(fallback if value is None else value)
+
+
+def problem_type(config: PreTrainedConfig) -> str:
+    """Return what a classifier is for, by transformers' word: as configured, else regression for one label."""
+    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+
+def label_loss(logits: Tensor, labels: Tensor, config: PreTrainedConfig) -> Tensor:
+    """Return the loss of a classifier, in float32 or wider.
+
+    Args:
+        logits: [N, num_labels].
+        labels: one label of several: [N] class indices, or [N, num_labels] class probabilities (mixup, label
+            smoothing). Several labels: [N, num_labels], 1 where one holds and 0 elsewhere. Regression: [N] or
+            [N, num_labels] numbers.
+        config: of the model; see :func:`problem_type`.
+    """
+    problem = problem_type(config)
+    if problem == "single_label_classification":
+        return cross_entropy(logits, labels)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    labels = labels.to(logits.dtype).view_as(logits)
+    if problem == "regression":
+        return nn.functional.mse_loss(logits, labels)
+    return nn.functional.binary_cross_entropy_with_logits(logits, labels)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

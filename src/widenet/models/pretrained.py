@@ -1,22 +1,20 @@
 """What the models for images and for text share as models of transformers."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from widenet.config import WideNetConfig
-from widenet.models.card import CARD, complete_upload
+from widenet.models.hub import ModelWithCard
 from widenet.nn.backends import SORTED
 from widenet.nn.experts import Experts
 from widenet.nn.routing import Router
 
 
-class WideNetPreTrainedModel(PreTrainedModel):
-    """What every WideNet model shares: its initial weights, the backends it supports, a model card when uploaded."""
+class WideNetPreTrainedModel(ModelWithCard):
+    """What every WideNet model shares: its initial weights and the backends it supports."""
 
     config_class: type[WideNetConfig] = WideNetConfig
     config: WideNetConfig
@@ -30,7 +28,11 @@ class WideNetPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _card: bytes | None = None  # of the folder that was last saved to
+
+    def __init__(self, config: WideNetConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        if not config.moe_blocks:  # and so no routers
+            self._keep_in_fp32_modules_strict = []
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -39,17 +41,6 @@ class WideNetPreTrainedModel(PreTrainedModel):
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
         """Default to our own sorted backend rather than transformers' grouped product."""
         return super().get_correct_experts_implementation(requested_experts or SORTED)
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save as transformers does; with ``push_to_hub=True`` a folder keeps the card that it has, and uploads it."""
-        card = Path(save_directory) / CARD
-        self._card = card.read_bytes() if card.is_file() else None
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        """Upload a model card, too; this is the last step of transformers' ``push_to_hub`` and ``save_pretrained``."""
-        complete_upload(self, Path(working_dir), repo_id, self._card, kwargs.get("token"))
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -23,6 +23,8 @@ from widenet.models.outputs import (
     WideNetQuestionAnsweringOutput,
     chosen,
     cross_entropy,
+    label_loss,
+    problem_type,
     records,
     returned,
 )
@@ -326,7 +328,7 @@ class WideNetForSequenceClassification(WideNetTextPreTrainedModel):
     @property
     def is_regression(self) -> bool:
         """Whether it predicts numbers rather than classes."""
-        return (self.config.problem_type or ("regression" if self.num_labels == 1 else None)) == "regression"
+        return problem_type(self.config) == "regression"
 
     def forward(
         self,
@@ -342,16 +344,15 @@ class WideNetForSequenceClassification(WideNetTextPreTrainedModel):
         """Classify texts or pairs of texts; arguments as :meth:`WideNetTextModel.forward`, and
 
         Args:
-            labels: [N] class indices, or [N, num_labels] class probabilities; [N] or [N, num_labels] numbers
-                where ``config.problem_type`` is "regression" or there is one label.
+            labels: as ``config.problem_type`` asks for, see :func:`widenet.models.outputs.label_loss`.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         features = self.model(*inputs, return_dict=True, **options)
         logits = self.classifier(self.dropout(features.pooler_output))  # [N, num_labels]
         loss = None
         if labels is not None:
-            loss = _squared_error(logits, labels) if self.is_regression else cross_entropy(logits, labels)
-            loss = loss + self.config.router_aux_loss_coef * features.balance_loss
+            loss = label_loss(logits, labels, self.config)
+            loss = loss + self.config.router_aux_loss_coef * features.balance_loss  # Eq 8
         output = WideNetPredictionOutput(loss=loss, logits=logits, **records(features))
         return returned(output, return_dict, self.config)
 
@@ -398,12 +399,6 @@ class WideNetForQuestionAnswering(WideNetTextPreTrainedModel):
             loss=loss, start_logits=start.contiguous(), end_logits=end.contiguous(), **records(features)
         )
         return returned(output, return_dict, self.config)
-
-
-def _squared_error(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error in float32 or wider."""
-    precise = torch.promote_types(logits.dtype, torch.float32)
-    return nn.functional.mse_loss(logits.to(precise), labels.to(precise).view_as(logits))
 
 
 def _span_loss(logits: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:

@@ -100,6 +100,8 @@ class WideNetTimmModel(nn.Module):
         drop_rate: dropout before the classifier.
         dynamic_img_size: accept other sizes by interpolating the position embeddings.
         drop_path_rate: 0; these models have no stochastic depth.
+        device: where to make the weights; "meta" makes none.
+        dtype: of the weights; routers are float32 in half precision, too.
         **fields: config fields by our names or timm's: ``patch_size``, ``in_chans``, ``embed_dim``, ``depth``,
             ``num_heads``, ``proj_drop_rate``, ``attn_drop_rate``, ``num_experts``, … ``timm.create_model`` leaves
             out those that are None: for no capacity set ``model.config.capacity_factor = None``.
@@ -117,6 +119,8 @@ class WideNetTimmModel(nn.Module):
         drop_rate: float = 0.0,
         dynamic_img_size: bool = False,
         drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **fields: Any,
     ) -> None:
         super().__init__()
@@ -132,7 +136,8 @@ class WideNetTimmModel(nn.Module):
             fields["num_labels"] = num_classes
         if global_pool:
             fields["pooling"] = "cls" if global_pool == "token" else "mean"
-        whole = WideNetForImageClassification(create_config(preset, **fields))
+        with torch.device(device or torch.get_default_device()):
+            whole = WideNetForImageClassification._from_config(create_config(preset, **fields), dtype=dtype)
         self.model = whole.model
         self.classifier: nn.Module = whole.classifier
         config = self.config
@@ -152,7 +157,11 @@ class WideNetTimmModel(nn.Module):
 
     @property
     def config(self) -> WideNetVisionConfig:
-        """The configuration, by which ``WideNetForImageClassification`` is the same model."""
+        """The configuration, by which ``WideNetForImageClassification`` is the same model.
+
+        Its ``pooling`` says whether there is a [CLS] token and stays as it is where ``global_pool`` changes: it has
+        no word for the maximum, nor for a mean beside an unused [CLS] token.
+        """
         return self.model.config
 
     # ---- forward ----
@@ -256,7 +265,7 @@ class WideNetTimmModel(nn.Module):
 
         Args:
             num_classes: classes.
-            global_pool: change the pooling, too; "token" needs a model with a [CLS] token.
+            global_pool: change the pooling, too, but not :attr:`config`; "token" needs a model with a [CLS] token.
         """
         if global_pool is not None:
             if global_pool not in _POOLS:
@@ -306,12 +315,12 @@ class WideNetTimmModel(nn.Module):
             getattr(self.model, f"{word}_checkpointing_disable")()
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters without weight decay: positions, [CLS], and the experts' biases.
+        """Names of the parameters without weight decay: positions, [CLS], registers, and the experts' biases.
 
         timm leaves biases out by their number of axes; those of the experts have two, [E, H].
         """
-        embeddings = {f"model.embeddings.{name}" for name in ("position_embeddings", "cls_token")}
-        return embeddings | {name for name, _ in self.named_parameters() if name.endswith("_bias")}
+        undecayed = ("embeddings.position_embeddings", "cls_token", "register_tokens", "_bias")
+        return {name for name, _ in self.named_parameters() if name.endswith(undecayed)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Say which depth a parameter belongs to, for layer-wise learning rates.

@@ -17,7 +17,7 @@ from widenet.models.outputs import (
     WideNetModelOutput,
     WideNetPredictionOutput,
     chosen,
-    cross_entropy,
+    label_loss,
     records,
     returned,
 )
@@ -175,7 +175,7 @@ class WideNetForImageClassification(WideNetVisionPreTrainedModel):
         """Classify images; arguments as :meth:`WideNetVisionModel.forward`, and
 
         Args:
-            labels: [N] class indices, or [N, num_labels] class probabilities (mixup, label smoothing).
+            labels: as ``config.problem_type`` asks for, see :func:`widenet.models.outputs.label_loss`.
         """
         features = self.model(
             pixel_values,
@@ -188,7 +188,8 @@ class WideNetForImageClassification(WideNetVisionPreTrainedModel):
         logits = self.classifier(features.pooler_output)
         loss = None
         if labels is not None:
-            loss = cross_entropy(logits, labels) + self.config.router_aux_loss_coef * features.balance_loss
+            loss = label_loss(logits, labels, self.config)
+            loss = loss + self.config.router_aux_loss_coef * features.balance_loss  # Eq 8
         output = WideNetPredictionOutput(loss=loss, logits=logits, **records(features))
         return returned(output, return_dict, self.config)
 
