@@ -139,8 +139,8 @@ def check_same_recipe(asked: Recipe, run: Run) -> None:
         old, new = before.get(key), now.get(key)
         if old == new or (key in LENGTHS and (new == 0 or (old and new > old))):
             continue
-        more = "may only grow: " if key in LENGTHS else ""
-        raise WideNetError(f"--resume goes on with the run in {run.path}, where {key} {more}{old}, not {new}")
+        more = "; it may only grow" if key in LENGTHS else ""
+        raise WideNetError(f"--resume goes on with the run in {run.path}, where {key}={old}, not {new}{more}")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
