@@ -18,8 +18,7 @@ from widenet.convert.sources import from_dense
 from widenet.errors import WideNetError
 from widenet.models.presets import create_model
 from widenet.recipes import load_recipe
-from widenet.runs.folder import read_recipe
-from widenet.tasks import TASKS
+from widenet.runs.run import Run
 from widenet.training.run import train
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -162,11 +161,11 @@ def test_in_8_bits(run: Path, tmp_path: Path, widenet: Command) -> None:
     assert [each.data_type for each in routers] == [onnx.TensorProto.FLOAT]
     assert {each.data_type for each in large if each not in routers} == {onnx.TensorProto.INT8}
     assert len(large) == 1 + 4 + 2 * 4  # each once: router, attention, experts
-    recipe = read_recipe(run)
-    task = TASKS[recipe.task].reload(recipe, run)
-    exact = task.test()
+    found = Run(run)
+    task = found.task.reload(found.recipe, found.model(), found.processor())
+    exact = task.test()[""]
     task.model = OnnxModel(file, task.model.config)  # type: ignore[assignment]
-    rough = task.test()
+    rough = task.test()[""]
     assert exact["accuracy"] > 0.5
     assert abs(rough["accuracy"] - exact["accuracy"]) < 0.02
     assert 0 < abs(rough["loss"] - exact["loss"]) < 0.05

@@ -21,7 +21,7 @@ from widenet import (
 from widenet.convert.folder import load_model, load_processor
 from widenet.convert.widen import widen_folder
 from widenet.data.text.tokenizer import train_wordpiece
-from widenet.recipes.schema import WidenSection
+from widenet.tasks.distillation import WidenSection
 from widenet_cli.convert import widen as widen_command
 
 SHAPE: dict[str, Any] = {

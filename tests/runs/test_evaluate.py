@@ -18,8 +18,9 @@ from widenet.errors import WideNetError
 from widenet.models.presets import create_config
 from widenet.models.vision import WideNetForImageClassification
 from widenet.recipes import load_recipe
+from widenet.runs.evaluate import evaluate_run
+from widenet.runs.run import Run
 from widenet.tasks.images import ImageClassification
-from widenet.training.evaluation import evaluate_run
 from widenet.training.run import train
 
 TINY = [
@@ -71,32 +72,32 @@ def write_images(folder: Path, images: ImageSet, names: list[str]) -> None:
 def test_evaluating_again_gives_the_recorded_metrics(copy: Path) -> None:
     before = recorded(copy)
     found = evaluate_run(copy, [])
-    assert found["accuracy"] == before["accuracy"]
-    assert found["class_accuracy"] == before["class_accuracy"]
-    assert found["expert_load"] == before["expert_load"]
-    assert found["loss"] == pytest.approx(before["loss"], rel=1e-6)
+    again, first = found["test"][""], before["test"][""]
+    assert again["accuracy"] == first["accuracy"]
+    assert again["class_accuracy"] == first["class_accuracy"]
+    assert again["expert_load"] == first["expert_load"]
+    assert again["loss"] == pytest.approx(first["loss"], rel=1e-6)
     # what training recorded stays
     after = recorded(copy)
     assert after == json.loads(json.dumps(found))
-    assert {key: after[key] for key in ("seed", "steps", "validation_accuracy", "split")} == {
-        key: before[key] for key in ("seed", "steps", "validation_accuracy", "split")
-    }
     assert set(after) == set(before)
+    assert {key: after[key] for key in after if key != "test"} == {key: before[key] for key in before if key != "test"}
+    assert set(after["test"][""]) == set(first)
 
 
 def test_lost_metrics_are_recomputed(copy: Path) -> None:
     before = recorded(copy)
     (copy / "metrics.json").unlink()
-    assert evaluate_run(copy, [])["accuracy"] == before["accuracy"]
+    assert evaluate_run(copy, [])["test"][""]["accuracy"] == before["test"][""]["accuracy"]
     assert recorded(copy)["split"] == before["split"]
 
 
 def test_the_batch_size_does_not_matter_and_overrides_record_nothing(run: Path) -> None:
     before = (run / "metrics.json").read_bytes()
     found = evaluate_run(run, ["training.eval_batch_size=7"])
-    assert found["accuracy"] == recorded(run)["accuracy"]
-    assert found["loss"] == pytest.approx(recorded(run)["loss"], rel=1e-5)
-    assert "seed" not in found
+    assert found["test"][""]["accuracy"] == recorded(run)["test"][""]["accuracy"]
+    assert found["test"][""]["loss"] == pytest.approx(recorded(run)["test"][""]["loss"], rel=1e-5)
+    assert not {"training", "validation", "commit"} & set(found)
     assert (run / "metrics.json").read_bytes() == before
 
 
@@ -105,7 +106,7 @@ def test_output_takes_the_metrics(run: Path, tmp_path: Path) -> None:
     found = evaluate_run(run, ["training.eval_batch_size=100"], tmp_path / "a" / "b")
     assert recorded(tmp_path / "a" / "b") == json.loads(json.dumps(found))
     evaluate_run(run, [], tmp_path / "c")
-    assert recorded(tmp_path / "c")["seed"] == 0
+    assert recorded(tmp_path / "c")["training"]["seed"] == 0
     assert (run / "metrics.json").read_bytes() == before
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"metrics.json"}
 
@@ -121,6 +122,53 @@ def test_a_changed_split_is_refused(run: Path, change: str) -> None:
     assert "no longer split" in refusal(run, [change])
 
 
+# ---- the flat form of old ----
+
+
+def flat_form(folder: Path) -> dict[str, Any]:
+    """Write a run's metrics as widenet 0.1 began with, and return what was written."""
+    now = recorded(folder)
+    old = {
+        **{key: now[key] for key in ("recipe", "task", "headline", "split", "versions", "commit")},
+        **{f"validation_{key}": value for key, value in now["validation"].items()},
+        **{key: now["test"][""][key] for key in ("accuracy", "loss", "class_accuracy", "expert_load", "balance_loss")},
+        **{key: now["training"][key] for key in ("steps", "epochs", "best_epoch", "outside_step_fraction")},
+        **{key: value for key, value in now["model"].items() if key != "name"},
+        "model": now["model"]["name"],
+        "test_images": 359,
+        "images_per_second": 1.0,
+        "seconds": 1234.5,
+        "seed": 7,
+    }
+    (folder / "metrics.json").write_text(json.dumps(old))
+    return old
+
+
+def test_the_flat_form_is_refused_with_a_way_out(copy: Path) -> None:
+    flat_form(copy)
+    with pytest.raises(WideNetError) as caught:
+        _ = Run(copy).metrics
+    assert "\n" not in str(caught.value)
+    assert "has no key 'test'" in str(caught.value)
+    assert f"`widenet evaluate {copy}` tests the run again" in str(caught.value)
+
+
+def test_evaluating_converts_the_flat_form(copy: Path) -> None:
+    before = recorded(copy)
+    flat_form(copy)
+    found = evaluate_run(copy, [])
+    after = Run(copy).metrics
+    assert after == json.loads(json.dumps(found))
+    kept = {"steps", "epochs", "best_epoch", "outside_step_fraction"}
+    assert after["training"] == {"seconds": 1234.5, "seed": 7, **{key: before["training"][key] for key in kept}}
+    # nothing of the flat form is left over
+    assert set(after) == set(before)
+    assert {key: after[key] for key in after if key not in ("test", "training")} == {
+        key: before[key] for key in before if key not in ("test", "training")
+    }
+    assert after["test"][""]["accuracy"] == before["test"][""]["accuracy"]
+
+
 # ---- other data ----
 
 
@@ -129,8 +177,8 @@ def test_the_same_images_as_files(run: Path, tmp_path: Path) -> None:
     for name in ("train", "validation", "test"):
         write_images(tmp_path / name, getattr(data, name), data.class_names)
     found = evaluate_run(run, [f"data={tmp_path}"])
-    assert found["accuracy"] == recorded(run)["accuracy"]
-    assert found["loss"] == pytest.approx(recorded(run)["loss"], rel=1e-5)
+    assert found["test"][""]["accuracy"] == recorded(run)["test"][""]["accuracy"]
+    assert found["test"][""]["loss"] == pytest.approx(recorded(run)["test"][""]["loss"], rel=1e-5)
     assert found["split"]["source"] == str(tmp_path)
 
 
@@ -147,13 +195,13 @@ def test_data_with_other_labels(run: Path, tmp_path: Path, names: list[str]) -> 
 
 
 def test_a_model_folder_without_recipe(copy: Path) -> None:
-    expected = recorded(copy)["accuracy"]
+    expected = recorded(copy)["test"][""]["accuracy"]
     (copy / "recipe.yaml").unlink()
     (copy / "metrics.json").unlink()
     assert "data=" in refusal(copy, [])
     assert "data=" in refusal(copy, ["seed=1"])
     found = evaluate_run(copy, ["data=digits"])
-    assert (found["accuracy"], found["test_images"]) == (expected, 359)
+    assert (found["test"][""]["accuracy"], found["test"][""]["examples"]) == (expected, 359)
     assert not (copy / "metrics.json").exists()
 
 
@@ -193,21 +241,21 @@ def constant_classifier(batch_size: int = 10, **fields: Any) -> ImageClassificat
     model.classifier.bias.data = torch.tensor([2.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     pixels = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
     images = ArrayImages(pixels, np.array([0, 0, 0, 0, 1, 1, 1, 2, 5, 5]))
-    data = ImageData(images, images, images, list("abcdef"), (0.5,) * 3, (0.5,) * 3, {})
+    data = ImageData(images, images, images, list("abcdef"), (0.5,) * 3, (0.5,) * 3, {"sizes": {"test": 10}})
     recipe = load_recipe("digits", [f"training.eval_batch_size={batch_size}"])
     return ImageClassification(recipe, data, model, make_processor(config, data))
 
 
 @pytest.mark.parametrize("batch_size", [3, 10, 64])
 def test_metrics_by_hand(batch_size: int) -> None:
-    found = constant_classifier(batch_size).test()
+    found = constant_classifier(batch_size).test()[""]
     assert found["accuracy"] == 0.4  # four of the ten are of class a
     # no images of d and e; every image of class a is right, and none of the others
     assert found["class_accuracy"] == {"a": 1.0, "b": 0.0, "c": 0.0, "f": 0.0}
     # cross-entropy: log Σ exp minus the logit; the logits of the labels add up to 4·2 + 3·1
     total = math.log(math.exp(2) + math.exp(1) + 4)
     assert found["loss"] == pytest.approx(total - 11 / 10)
-    assert found["test_images"] == 10
+    assert found["examples"] == 10
     # per block, each of 10 images · 16 patches · 2 choices went to one of 4 experts
     assert len(found["expert_load"]) == 4
     for shares in found["expert_load"]:
@@ -221,7 +269,7 @@ def test_top5_counts_the_five_best() -> None:
     task = constant_classifier(4)
     task.model.classifier.bias.data = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
     # all but the two images of class f, which is the sixth
-    assert task.test()["top5_accuracy"] == 0.8
+    assert task.test()[""]["top5_accuracy"] == 0.8
 
 
 def test_balance_loss_is_that_of_the_model() -> None:
@@ -229,13 +277,13 @@ def test_balance_loss_is_that_of_the_model() -> None:
     pixels = task.processor([task.data.test.image(index) for index in range(10)], return_tensors="pt")
     with torch.no_grad():
         expected = task.model(pixels["pixel_values"], output_routing=True).balance_loss.item() / 4
-    assert task.test()["balance_loss"] == pytest.approx(expected)
+    assert task.test()[""]["balance_loss"] == pytest.approx(expected)
 
 
 def test_dense_blocks_have_no_load() -> None:
-    found = constant_classifier(moe_layers=[2]).test()
+    found = constant_classifier(moe_layers=[2]).test()[""]
     assert [shares is None for shares in found["expert_load"]] == [True, True, False, True]
-    found = constant_classifier(moe_layers="none").test()
+    found = constant_classifier(moe_layers="none").test()[""]
     assert found["expert_load"] == [None] * 4
     assert found["balance_loss"] is None
 
@@ -245,7 +293,7 @@ def test_few_classes_have_no_top5() -> None:
     task.model = WideNetForImageClassification(create_config("widenet-digits", num_labels=3))
     task.data.class_names[:] = "abc"
     task.data.test.labels[:] = 1
-    assert "top5_accuracy" not in task.test()
+    assert "top5_accuracy" not in task.test()[""]
 
 
 def test_validation_by_hand() -> None:

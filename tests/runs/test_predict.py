@@ -14,7 +14,8 @@ from widenet.convert.folder import load_model, load_processor
 from widenet.errors import WideNetError
 from widenet.models.vision import WideNetForImageClassification
 from widenet.recipes import load_recipe
-from widenet.runs.predict import predict_images
+from widenet.runs.run import Run
+from widenet.tasks import Prediction
 from widenet.training.run import train
 
 
@@ -65,82 +66,84 @@ def images(tmp_path: Path) -> list[Path]:
 def test_what_was_learnt_is_predicted(run: Path) -> None:
     data = run.parent / "data"
     paths = [data / name / f"{index}.png" for index in range(3) for name in ("red", "green", "blue")]
-    found = predict_images(run, paths)
-    assert [prediction.image for prediction in found] == [str(path) for path in paths]
-    assert [prediction.classes[0][0] for prediction in found] == ["red", "green", "blue"] * 3
+    found = Run(run).predict(paths)
+    assert all(isinstance(prediction, Prediction) for prediction in found)
+    assert {(prediction.value, prediction.cut) for prediction in found} == {(None, False)}
+    assert [prediction.input for prediction in found] == [str(path) for path in paths]
+    assert [prediction.answers[0][0] for prediction in found] == ["red", "green", "blue"] * 3
 
 
 def test_probabilities_are_the_model_s(run: Path, images: list[Path]) -> None:
     model, processor = load_model(run, WideNetForImageClassification).eval(), load_processor(run)
     names = list(model.config.id2label.values())
-    for prediction, path in zip(predict_images(run, images), images, strict=True):
+    for prediction, path in zip(Run(run).predict(images), images, strict=True):
         with torch.no_grad():
             pixels = processor(Image.open(path).convert("RGB"), return_tensors="pt")
             expected = model(**pixels).logits.softmax(-1)[0]
-        assert [name for name, _ in prediction.classes] == [names[i] for i in expected.argsort(descending=True)]
-        for name, probability in prediction.classes:
+        assert [name for name, _ in prediction.answers] == [names[i] for i in expected.argsort(descending=True)]
+        for name, probability in prediction.answers:
             assert probability == pytest.approx(expected[names.index(name)].item(), abs=1e-5)
 
 
 def test_probabilities_are_sorted_and_add_up(run: Path, images: list[Path]) -> None:
-    for prediction in predict_images(run, images, top=2):
-        values = [probability for _, probability in prediction.classes]
+    for prediction in Run(run).predict(images, top=2):
+        values = [probability for _, probability in prediction.answers]
         assert values == sorted(values, reverse=True)
         assert len(values) == 2
         assert sum(values) < 1
-    for prediction in predict_images(run, images):
-        assert sum(probability for _, probability in prediction.classes) == pytest.approx(1)
+    for prediction in Run(run).predict(images):
+        assert sum(probability for _, probability in prediction.answers) == pytest.approx(1)
 
 
 def test_more_classes_than_there_are(run: Path, images: list[Path]) -> None:
-    (prediction,) = predict_images(run, images[:1], top=1000)
-    assert {name for name, _ in prediction.classes} == {"red", "green", "blue"}
+    (prediction,) = Run(run).predict(images[:1], top=1000)
+    assert {name for name, _ in prediction.answers} == {"red", "green", "blue"}
 
 
 def test_order_and_batches(run: Path, images: list[Path]) -> None:
-    whole = predict_images(run, images)
-    assert [prediction.image for prediction in whole] == [str(path) for path in images]
-    backwards = predict_images(run, images[::-1], batch_size=2)
+    whole = Run(run).predict(images)
+    assert [prediction.input for prediction in whole] == [str(path) for path in images]
+    backwards = Run(run).predict(images[::-1], batch_size=2)
     for one, other in zip(whole, backwards[::-1], strict=True):
-        assert one.image == other.image
-        for (name, value), (other_name, other_value) in zip(one.classes, other.classes, strict=True):
+        assert one.input == other.input
+        for (name, value), (other_name, other_value) in zip(one.answers, other.answers, strict=True):
             assert name == other_name
             assert value == pytest.approx(other_value, abs=1e-5)
-    assert len({prediction.classes[0][1] for prediction in whole}) > 1  # or the order could not show
+    assert len({prediction.answers[0][1] for prediction in whole}) > 1  # or the order could not show
 
 
 def test_the_same_pixels_in_another_mode(run: Path, images: list[Path]) -> None:
-    by_name = {Path(prediction.image).name: prediction.classes for prediction in predict_images(run, images)}
+    by_name = {Path(prediction.input).name: prediction.answers for prediction in Run(run).predict(images)}
     assert by_name["transparent.png"] == by_name["rgb.png"]
     assert by_name["grey.png"] != by_name["rgb.png"]
 
 
 def test_no_images(run: Path) -> None:
-    assert predict_images(run, []) == []
+    assert Run(run).predict([]) == []
 
 
 def test_names_may_be_text(run: Path, images: list[Path]) -> None:
-    assert predict_images(str(run), [str(images[0])]) == predict_images(run, images[:1])
+    assert Run(str(run)).predict([str(images[0])]) == Run(run).predict(images[:1])
 
 
 def test_the_pipeline_of_transformers_agrees(run: Path, images: list[Path]) -> None:
     classify = pipeline("image-classification", model=str(run), device="cpu")
-    for prediction, path in zip(predict_images(run, images), images, strict=True):
+    for prediction, path in zip(Run(run).predict(images), images, strict=True):
         expected = {row["label"]: row["score"] for row in classify(Image.open(path).convert("RGB"), top_k=3)}
-        assert {name for name, _ in prediction.classes} == set(expected)
-        for name, probability in prediction.classes:
+        assert {name for name, _ in prediction.answers} == set(expected)
+        for name, probability in prediction.answers:
             assert probability == pytest.approx(expected[name], abs=1e-5)
 
 
 def test_the_pipeline_reads_files_alike(run: Path, images: list[Path]) -> None:
     (row,) = pipeline("image-classification", model=str(run), device="cpu")(str(images[1]), top_k=1)
-    name, probability = predict_images(run, images[1:2])[0].classes[0]
+    name, probability = Run(run).predict(images[1:2])[0].answers[0]
     assert (row["label"], row["score"]) == (name, pytest.approx(probability, abs=1e-5))
 
 
 def refusal(run: Path, paths: list[Path], **options: int) -> str:
     with pytest.raises(WideNetError) as caught:
-        predict_images(run, paths, **options)
+        Run(run).predict(paths, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -168,3 +171,13 @@ def test_folders_that_are_no_runs(run: Path, images: list[Path], tmp_path: Path)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     assert "'bert'" in refusal(copy, images)
+
+
+def test_options_that_are_another_task_s(run: Path, images: list[Path]) -> None:
+    for options, expected in (
+        ({"context": "a text"}, f"context is for question-answering, but {run} was trained for image-classification"),
+        ({"colour": 1}, f"predict has no option colour, but {run} was trained for image-classification"),
+    ):
+        with pytest.raises(WideNetError) as caught:
+            Run(run).predict(images, **options)
+        assert str(caught.value) == expected

@@ -4,10 +4,13 @@ import errno
 import io
 import json
 import math
+import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +21,23 @@ from PIL import Image
 from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.utils import logging
 
 from widenet.convert.folder import load_model
 from widenet.data.images.load import ArrayImages
 from widenet.errors import WideNetError
 from widenet.models.vision import WideNetForImageClassification
 from widenet.recipes import Recipe, load_recipe
-from widenet.runs.folder import last_checkpoint
+from widenet.reports import read_scalars, write_report
+from widenet.runs.evaluate import evaluate_run
+from widenet.runs.run import Run
 from widenet.tasks import images as images_module
 from widenet.tasks.images import ImageClassification
+from widenet.training import run as run_module
+from widenet.training.callbacks import Clock
 from widenet.training.progress import ProgressLine
 from widenet.training.run import Interrupted, train
-from widenet.training.trainer import Clock, TaskTrainer
+from widenet.training.trainer import TaskTrainer
 
 # 5 steps an epoch; every kind of randomness that a step can have
 IMAGE = ["model.image_size=8", "model.patch_size=2"]
@@ -50,15 +58,18 @@ TINY = [
     "data.augment.rotate=10",
     "epochs=2",
 ]
-TIMES = ("seconds", "images_per_second", "outside_step_fraction")  # of no two runs equal
+TIMES = ("seconds", "examples_per_second", "outside_step_fraction")  # of no two runs equal
 
 
 def recipe(*overrides: str) -> Recipe:
     return load_recipe("digits", [*TINY, *overrides])
 
 
-def comparable(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if key not in TIMES}
+def comparable(metrics: Any) -> Any:
+    """Return nested metrics without those that are of no two runs equal."""
+    if not isinstance(metrics, dict):
+        return metrics
+    return {key: comparable(value) for key, value in metrics.items() if key not in TIMES}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -128,45 +139,56 @@ def test_metrics_are_complete_and_consistent(run: tuple[Path, dict[str, Any]]) -
     folder, returned = run
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(returned))
-    assert set(metrics) >= {
-        "recipe",
-        "task",
-        "model",
-        "accuracy",
-        "top5_accuracy",
-        "loss",
-        "balance_loss",
-        "class_accuracy",
-        "expert_load",
-        "test_images",
-        "images_per_second",
-        "validation_accuracy",
-        "parameters",
-        "active_parameters",
-        "flops",
-        "active_flops",
-        "epochs",
-        "steps",
-        "best_epoch",
-        "seconds",
-        "outside_step_fraction",
-        "seed",
-        "split",
-        "versions",
-        "commit",
+    assert set(metrics) == {
+        *("recipe", "task", "headline", "model", "test", "validation", "training", "split", "versions", "commit")
     }
-    assert (metrics["recipe"], metrics["model"], metrics["seed"]) == ("digits", "widenet-digits", 0)
-    assert metrics["parameters"] == sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
-    assert metrics["active_parameters"] < metrics["parameters"]
-    assert (metrics["epochs"], metrics["steps"], metrics["test_images"]) == (2.0, 10, 359)
-    assert 0 <= metrics["accuracy"] <= metrics["top5_accuracy"] <= 1
-    # digits of the test part: weighing the accuracies of the classes gives the accuracy
-    assert len(metrics["class_accuracy"]) == 10
-    assert len(metrics["expert_load"]) == 2
-    for shares in metrics["expert_load"]:
+    model, test, training = metrics["model"], metrics["test"][""], metrics["training"]
+    assert set(model) == {"name", "parameters", "active_parameters", "flops", "active_flops"}
+    assert set(metrics["test"]) == {""}
+    assert set(test) == {
+        *("accuracy", "top5_accuracy", "loss", "class_accuracy", "balance_loss", "expert_load"),
+        *("examples", "examples_per_second"),
+    }
+    assert set(metrics["validation"]) == {"accuracy", "cross_entropy", "loss"}
+    assert set(training) == {
+        *("seconds", "steps", "epochs", "best_epoch", "processes", "batch_size", "seed"),
+        *("outside_step_fraction", "command"),
+    }
+    assert (metrics["recipe"], metrics["task"], metrics["headline"]) == (
+        "digits",
+        "image-classification",
+        ["accuracy"],
+    )
+    assert (model["name"], training["seed"]) == ("widenet-digits", 0)
+    assert model["parameters"] == sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+    assert model["active_parameters"] < model["parameters"]
+    assert model["active_flops"] <= model["flops"]
+    assert (training["epochs"], training["steps"], test["examples"]) == (2.0, 10, 359)
+    assert (training["processes"], training["batch_size"], training["command"]) == (1, 256, None)
+    assert 0 <= test["accuracy"] <= test["top5_accuracy"] <= 1
+    assert len(test["class_accuracy"]) == 10
+    assert len(test["expert_load"]) == 2
+    for shares in test["expert_load"]:
         assert sum(shares) == pytest.approx(1)
     assert metrics["split"]["sizes"] == {"train": 1294, "validation": 144, "test": 359}
-    assert metrics["balance_loss"] >= 0.99  # per routing operation; 1 is balanced
+    assert test["balance_loss"] >= 0.99  # per routing operation; 1 is balanced
+
+
+def test_the_command_is_recorded(tmp_path: Path) -> None:
+    metrics = train(recipe("epochs=0.2"), tmp_path, command="widenet train digits epochs=0.2")
+    assert metrics["training"]["command"] == "widenet train digits epochs=0.2"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_the_weights_may_be_read_by_whom_the_umask_says(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        train(recipe("epochs=0.2"), tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.is_file()}
+    assert modes["model.safetensors"] == mode
+    assert set(modes.values()) == {mode}
 
 
 def test_tensorboard_logs_hold_the_curves(run: tuple[Path, dict[str, Any]]) -> None:
@@ -180,7 +202,7 @@ def test_tensorboard_logs_hold_the_curves(run: tuple[Path, dict[str, Any]]) -> N
 def test_training_learns(tmp_path: Path) -> None:
     plain = ["training.mixup=0", "training.label_smoothing=0", "data.augment.warp=0"]
     fast = ["epochs=6", "training.batch_size=64", "training.learning_rate=1e-2", "training.max_grad_norm=0"]
-    assert train(recipe(*plain, *fast), tmp_path / "out")["accuracy"] > 0.5  # and 0.1 by guessing
+    assert train(recipe(*plain, *fast), tmp_path / "out")["test"][""]["accuracy"] > 0.5  # and 0.1 by guessing
 
 
 def test_the_console_gets_a_line_per_epoch(tmp_path: Path) -> None:
@@ -191,7 +213,7 @@ def test_the_console_gets_a_line_per_epoch(tmp_path: Path) -> None:
     assert "1,294 images to train on, 144 to validate, 359 to test" in lines[0]
     assert len(lines) == 3
     for line in lines[1:]:
-        for part in ("loss", "balance", "train accuracy", "validation accuracy"):
+        for part in ("loss", "balance loss", "training accuracy", "validation accuracy"):
             assert part in line
 
 
@@ -200,6 +222,74 @@ def test_the_progress_bar_shows_speed(tmp_path: Path) -> None:
     train(recipe(), tmp_path / "out", console=Console(file=text, width=200, force_terminal=True))
     assert "images/s" in text.getvalue()
     assert "10/10" in text.getvalue()
+
+
+def test_without_a_terminal_a_plain_line_comes_now_and_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(run_module, "ProgressLine", partial(ProgressLine, seconds_between_lines=0))
+    train(recipe(), tmp_path / "out", console=Console(file=text, width=200))
+    lines = text.getvalue().splitlines()
+    steps = [line for line in lines if line.startswith("step ")]
+    assert [line.split()[1] for line in steps] == [f"{step}/10" for step in range(1, 11)]
+    for line in steps:
+        numbers = r"loss \d+\.\d{3}  balance loss \d\.\d{3}  training accuracy \d+\.\d{2}%  [\d,]+ images/s  .+ left"
+        assert re.fullmatch(rf"step \d+/10  {numbers}", line)
+    assert len(lines) == 1 + 10 + 2  # the others as ever
+    # the balance loss is the mean of the two blocks, where 1 is balanced, not their sum
+    assert all(0.99 <= float(line.split("balance loss ")[1].split()[0]) < 1.9 for line in steps)
+
+
+def test_a_narrow_terminal_keeps_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text, frames = io.StringIO(), []
+    on_step_end = ProgressLine.on_step_end
+
+    def render(self: ProgressLine, *args: Any, **kwargs: Any) -> None:
+        on_step_end(self, *args, **kwargs)
+        shown = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+        shown.print(self.bar.get_renderable())
+        frames.append(shown.file.getvalue().rstrip("\n"))  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(ProgressLine, "on_step_end", render)
+    few = ["training.batch_size=32", "epochs=1", "data.augment.warp=0"]
+    train(recipe(*few), tmp_path / "out", console=Console(file=text, width=80, force_terminal=True))
+    assert len(frames) == 40
+    assert "…" in frames[-1]  # there is more to say than fits
+    for frame in frames:
+        assert "\n" not in frame
+        assert len(frame) <= 80
+        assert re.search(r" (\d+:)?(\d\d|--):(\d\d|--)$", frame), frame
+    assert re.search(r"\d\d:\d\d$", frames[29])  # known, once there is a pace to tell it by
+
+
+def test_transformers_speaks_as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = logging.get_verbosity()
+    logging.set_verbosity_info()
+    try:
+        train(recipe("epochs=0.2"), tmp_path / "out")
+        assert logging.get_verbosity() == logging.INFO
+        with monkeypatch.context() as patch:
+            fail_to_save(patch, 1, RuntimeError("a bug"))
+            with pytest.raises(RuntimeError, match="a bug"):
+                train(recipe("epochs=0.2"), tmp_path / "failed")
+        assert logging.get_verbosity() == logging.INFO
+    finally:
+        logging.set_verbosity(before)
+
+
+def test_the_logs_are_closed_when_training_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    closed = []
+
+    class Writer(run_module.SummaryWriter):
+        def close(self) -> None:
+            closed.append(self.log_dir)
+            super().close()
+
+    monkeypatch.setattr(run_module, "SummaryWriter", Writer)
+    fail_to_save(monkeypatch, 5, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(recipe(), tmp_path)
+    assert closed == [str(tmp_path / "logs")]
+    assert "train/loss" in read_scalars(tmp_path / "logs")
 
 
 # ---- the parts of the data ----
@@ -229,7 +319,7 @@ def test_test_images_are_not_looked_at_before_the_end(monkeypatch: pytest.Monkey
 
     def evaluate_at_last(task: ImageClassification) -> dict[str, Any]:
         assert task.data.test is test
-        steps_done.append((last_checkpoint(tmp_path / "out") or Path()).name)
+        steps_done.append((Run(tmp_path / "out").last_checkpoint() or Path()).name)
         test.shut = False
         return evaluate(task)
 
@@ -254,7 +344,8 @@ def validate_as(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> Non
 def test_validation_picks_the_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     validate_as(monkeypatch, [0.5, 0.9, 0.1, 0.2])
     metrics = train(recipe("epochs=4"), tmp_path)
-    assert (metrics["best_epoch"], metrics["validation_accuracy"], metrics["steps"]) == (2.0, 0.9, 20)
+    assert (metrics["training"]["best_epoch"], metrics["training"]["steps"]) == (2.0, 20)
+    assert metrics["validation"] == {"accuracy": 0.9}
     # the best is kept although two later ones were saved, and it is what the run holds
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint-10", "checkpoint-20"}
     found = load_file(tmp_path / "model.safetensors")
@@ -266,7 +357,8 @@ def test_validation_picks_the_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_early_stopping(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     validate_as(monkeypatch, [0.9, 0.5, 0.4, 0.3, 0.2])
     metrics = train(recipe("epochs=5", "training.early_stopping_patience=2"), tmp_path)
-    assert (metrics["best_epoch"], metrics["epochs"], metrics["steps"]) == (1.0, 3.0, 15)
+    found = metrics["training"]
+    assert (found["best_epoch"], found["epochs"], found["steps"]) == (1.0, 3.0, 15)
 
 
 def test_a_diverged_run_ends_in_numbers_or_one_line(tmp_path: Path) -> None:
@@ -276,7 +368,7 @@ def test_a_diverged_run_ends_in_numbers_or_one_line(tmp_path: Path) -> None:
     except WideNetError as error:
         assert "\n" not in str(error)
     else:
-        assert 0 <= metrics["accuracy"] < 0.5
+        assert 0 <= metrics["test"][""]["accuracy"] < 0.5
 
 
 # ---- the same again ----
@@ -314,7 +406,7 @@ def test_gradient_checkpointing_does_not_change_the_run(run: tuple[Path, dict[st
 def test_gradient_accumulation(tmp_path: Path) -> None:
     # 1294 images are 20 batches of 64 and so 7 steps of up to 3 batches
     metrics = train(recipe("training.batch_size=64", "training.gradient_accumulation_steps=3", "epochs=1"), tmp_path)
-    assert metrics["steps"] == 7
+    assert metrics["training"]["steps"] == 7
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) -> None:
@@ -335,18 +427,18 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) ->
 @pytest.mark.parametrize(("batch_size", "steps"), [(255, 5), (5000, 1)])
 def test_odd_and_overlarge_batches(tmp_path: Path, batch_size: int, steps: int) -> None:
     # mixup pairs images: 255 becomes 254, of which 1294 hold 5; a batch is never larger than the set
-    assert train(recipe(f"training.batch_size={batch_size}", "epochs=1"), tmp_path)["steps"] == steps
+    assert train(recipe(f"training.batch_size={batch_size}", "epochs=1"), tmp_path)["training"]["steps"] == steps
 
 
 def test_half_an_epoch(tmp_path: Path) -> None:
     metrics = train(recipe("epochs=0.5"), tmp_path)
-    assert (metrics["steps"], metrics["epochs"]) == (3, 0.6)
+    assert (metrics["training"]["steps"], metrics["training"]["epochs"]) == (3, 0.6)
 
 
 def test_bfloat16(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     # device=auto: the recipe for ImageNet must also start where there is no GPU
     metrics = train(recipe("training.precision=bf16", "training.device=auto", "epochs=1"), tmp_path)
-    assert math.isfinite(metrics["loss"])
+    assert math.isfinite(metrics["test"][""]["loss"])
     tensors = load_file(tmp_path / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     other = load_file(run[0] / "checkpoints/checkpoint-5/model.safetensors")
@@ -382,7 +474,7 @@ def interrupted(
         interrupt_in_step(patch, step)
         with pytest.raises(Interrupted):
             train(chosen, folder, resume=resume)
-    checkpoint = last_checkpoint(folder)
+    checkpoint = Run(folder).last_checkpoint()
     assert checkpoint is not None
     assert checkpoint.name == f"checkpoint-{step}"
     assert not (folder / "metrics.json").exists()
@@ -433,7 +525,7 @@ def test_interrupted_during_validation(
         patch.setattr(ProgressLine, "on_evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         with pytest.raises(Interrupted):
             train(recipe(), tmp_path / "out")
-    assert train(recipe(), tmp_path / "out", resume=True)["accuracy"] == run[1]["accuracy"]
+    assert train(recipe(), tmp_path / "out", resume=True)["test"][""]["accuracy"] == run[1]["test"][""]["accuracy"]
     assert weights(tmp_path / "out") == weights(run[0])
 
 
@@ -444,7 +536,7 @@ def test_a_second_interrupt_stops_at_once(monkeypatch: pytest.MonkeyPatch, tmp_p
         with pytest.raises(KeyboardInterrupt):
             train(recipe(), tmp_path / "out")
     assert signal.getsignal(signal.SIGINT) is before
-    checkpoint = last_checkpoint(tmp_path / "out")
+    checkpoint = Run(tmp_path / "out").last_checkpoint()
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-5"
 
@@ -456,7 +548,7 @@ def test_seconds_are_of_the_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (entry,) = [entry for entry in state["log_history"] if "seconds" in entry]
     entry["seconds"] += 1000
     file.write_text(json.dumps(state))
-    assert train(recipe(), tmp_path, resume=True)["seconds"] > 1000
+    assert train(recipe(), tmp_path, resume=True)["training"]["seconds"] > 1000
 
 
 @pytest.mark.parametrize("step", [7, 15])
@@ -468,9 +560,79 @@ def test_a_moved_run_keeps_its_best_checkpoint(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "here").rename(tmp_path / "there")
     validate_as(monkeypatch, [0.2, 0.3])
     metrics = train(recipe("epochs=3"), tmp_path / "there", resume=True)
-    assert (metrics["best_epoch"], metrics["validation_accuracy"]) == (1.0, 0.9)
+    assert (metrics["training"]["best_epoch"], metrics["validation"]["accuracy"]) == (1.0, 0.9)
     best = load_file(tmp_path / "there/checkpoints/checkpoint-5/model.safetensors")
     assert torch.equal(load_file(tmp_path / "there/model.safetensors")["classifier.weight"], best["classifier.weight"])
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_an_interrupted_run_can_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: int) -> None:
+    # before the first validation its only checkpoint, then the best one, of the end of the first epoch
+    folder, best = tmp_path / "out", f"checkpoint-{3 if step == 3 else 5}"
+    interrupted(monkeypatch, recipe(), folder, step)
+    run = Run(folder)
+    assert not run.is_finished
+    assert run.model_folder.name == best
+    expected = load_file(folder / "checkpoints" / best / "model.safetensors")
+    model = run.model()
+    assert isinstance(model, WideNetForImageClassification)
+    assert not model.training
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+    image = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)).save(image)
+    (prediction,) = run.predict([image], top=10)
+    pixels = run.processor()(Image.open(image).convert("RGB"), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        shares = model(pixels).logits.softmax(-1)[0].tolist()
+    assert dict(prediction.answers) == pytest.approx(dict(zip("0123456789", shares, strict=True)), abs=1e-6)
+
+    assert "interrupted" in write_report(folder).read_text(encoding="utf-8")  # nothing is tested yet
+    metrics = evaluate_run(folder, [])
+    assert metrics == run.metrics
+    assert metrics["test"][""]["examples"] == 359
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert f"{metrics['test']['']['accuracy']:.2%}" in page
+
+
+def test_an_interrupted_run_without_a_checkpoint_has_no_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_in_step(patch, 2, times=2)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(), tmp_path)
+    with pytest.raises(WideNetError, match="has no model: training stopped before the first checkpoint"):
+        Run(tmp_path).model()
+
+
+def test_an_interrupted_run_that_was_tested_goes_on_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    interrupted(monkeypatch, recipe(), tmp_path, 7)
+    evaluate_run(tmp_path, [])
+    assert comparable(train(recipe(), tmp_path, resume=True)) == comparable(run[1])
+    assert weights(tmp_path) == weights(run[0])
+
+
+def test_a_finished_run_goes_on_for_longer(run: tuple[Path, dict[str, Any]], copy: Path) -> None:
+    metrics = train(recipe("epochs=3"), copy, resume=True)
+    assert (metrics["training"]["steps"], metrics["training"]["epochs"]) == (15, 3.0)
+    assert Run(copy).recipe == recipe("epochs=3")
+    assert weights(copy) != weights(run[0])
+    assert list(read_scalars(copy / "logs")["train/loss"]) == [5, 10, 15]
+
+
+def test_steps_may_grow_too(tmp_path: Path) -> None:
+    train(recipe("training.max_steps=2"), tmp_path)
+    assert train(recipe("training.max_steps=3"), tmp_path, resume=True)["training"]["steps"] == 3
+    assert "training.max_steps=3, not 2" in refusal(recipe("training.max_steps=2"), tmp_path, resume=True)
+    # 0: epochs decide, of which there are more
+    assert train(recipe(), tmp_path, resume=True)["training"]["steps"] == 10
+
+
+def test_an_interrupted_run_goes_on_for_longer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    interrupted(monkeypatch, recipe(), tmp_path, 7)
+    metrics = train(recipe("epochs=3"), tmp_path, resume=True)
+    assert (metrics["training"]["steps"], metrics["training"]["epochs"]) == (15, 3.0)
 
 
 def test_resuming_a_finished_run_changes_nothing(run: tuple[Path, dict[str, Any]], copy: Path) -> None:
@@ -499,15 +661,15 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_an_incomplete_checkpoint_is_passed_over(copy: Path, damage: str) -> None:
     newest = copy / "checkpoints/checkpoint-10"
-    assert last_checkpoint(copy) == newest
+    assert Run(copy).last_checkpoint() == newest
     DAMAGE[damage](newest)
-    assert last_checkpoint(copy) == copy / "checkpoints/checkpoint-5"
+    assert Run(copy).last_checkpoint() == copy / "checkpoints/checkpoint-5"
 
 
 def test_checkpoints_are_ordered_by_number(copy: Path) -> None:
     # as text, checkpoint-5 comes after checkpoint-10; and a copy that somebody made is not in the way
     shutil.copytree(copy / "checkpoints/checkpoint-5", copy / "checkpoints/checkpoint-5.bak")
-    assert last_checkpoint(copy) == copy / "checkpoints/checkpoint-10"
+    assert Run(copy).last_checkpoint() == copy / "checkpoints/checkpoint-10"
 
 
 def test_resuming_from_before_an_incomplete_checkpoint(run: tuple[Path, dict[str, Any]], copy: Path) -> None:
@@ -531,7 +693,8 @@ def test_nothing_to_resume(copy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("epochs=3", "training.epochs=2.0, not 3.0"),
+        ("epochs=1", "training.epochs=2.0, not 1.0; it may only grow"),
+        ("training.max_steps=5", "training.max_steps=0, not 5; it may only grow"),
         ("seed=1", "seed=0, not 1"),
         ("model.num_experts=8", "model.num_experts=None, not 8"),
         ("data.augment.flip=0.5", "data.augment.flip=0.0, not 0.5"),
@@ -570,7 +733,7 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
 def test_overwrite_starts_anew(run: tuple[Path, dict[str, Any]], copy: Path) -> None:
     (copy / "report.html").write_text("old")
     metrics = train(recipe("epochs=1"), copy, overwrite=True)
-    assert metrics["epochs"] == 1.0
+    assert metrics["training"]["epochs"] == 1.0
     assert not (copy / "report.html").exists()
     assert {path.name for path in (copy / "checkpoints").iterdir()} == {"checkpoint-5"}
     assert len(list((copy / "logs").iterdir())) == 1
@@ -579,9 +742,9 @@ def test_overwrite_starts_anew(run: tuple[Path, dict[str, Any]], copy: Path) -> 
 def test_overwrite_through_a_link(copy: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(copy, target_is_directory=True)
-    assert train(recipe("epochs=1"), link, overwrite=True)["epochs"] == 1.0
+    assert train(recipe("epochs=1"), link, overwrite=True)["training"]["epochs"] == 1.0
     assert link.is_symlink()
-    assert json.loads((copy / "metrics.json").read_text())["epochs"] == 1.0
+    assert Run(copy).metrics["training"]["epochs"] == 1.0
 
 
 @pytest.mark.parametrize(

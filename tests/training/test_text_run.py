@@ -29,18 +29,16 @@ from widenet.data.text.tokenizer import load_tokenizer, train_wordpiece
 from widenet.errors import WideNetError
 from widenet.models.text import WideNetForPreTraining, WideNetForQuestionAnswering
 from widenet.recipes import Recipe, load_recipe
-from widenet.reports.words import metric
-from widenet.runs.folder import last_checkpoint
-from widenet.runs.predict import predict_answers, predict_masks, predict_texts
-from widenet.tasks import TASKS
-from widenet.tasks.base import RoutingTally
+from widenet.runs.evaluate import evaluate_run
+from widenet.runs.run import Run as RunFolder
+from widenet.tasks import TASKS, metric_of
+from widenet.tasks.metrics import Tally
 from widenet.tasks.pretraining import Pretraining
 from widenet.tasks.sentences import SentenceClassification
 from widenet.tasks.squad import squad_scores
-from widenet.training.evaluation import evaluate_run
+from widenet.training.callbacks import Clock
 from widenet.training.run import Interrupted, train
 from widenet.training.seeds import train_seeds
-from widenet.training.trainer import Clock
 
 BOOK = Path(__file__).parent.parent / "files/northanger.txt"
 # every kind of randomness that a step can have
@@ -54,15 +52,7 @@ PRE = [
     *(*SMALL, "data=book.txt", "data.validation_fraction=0.04", "data.test_fraction=0.04"),
     *("training.eval_steps=0", "training.batch_size=96", "training.learning_rate=5e-3", "epochs=2"),
 ]
-TIMES = (
-    "commit",
-    "seconds",
-    "outside_step_fraction",
-    "tokens_per_second",
-    "segments_per_second",
-    "texts_per_second",
-    "windows_per_second",
-)
+TIMES = ("commit", "command", "seconds", "outside_step_fraction", "tokens_per_second", "examples_per_second")
 NAMES = ["Catherine", "Isabella", "Henry", "John", "Eleanor", "James"]
 PLACES = ["Bath", "London", "Oxford", "Fullerton", "Putney", "Salisbury"]
 GOOD, BAD = ("happy", "pleased", "delighted"), ("sad", "sorry", "angry")
@@ -81,8 +71,11 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     logging.enable_progress_bar()
 
 
-def comparable(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if key not in TIMES}
+def comparable(metrics: Any) -> Any:
+    """Return nested metrics without what differs from run to run."""
+    if not isinstance(metrics, dict):
+        return metrics
+    return {key: comparable(value) for key, value in metrics.items() if key not in TIMES}
 
 
 def flat(rows: list[list[float]]) -> list[float]:
@@ -116,7 +109,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, chosen: Recipe, folder: Path, s
         patch.setattr(Clock, "on_step_begin", on_step_begin)
         with pytest.raises(Interrupted):
             train(chosen, folder)
-    checkpoint = last_checkpoint(folder)
+    checkpoint = RunFolder(folder).last_checkpoint()
     assert checkpoint is not None
     assert checkpoint.name == f"checkpoint-{step}"
     assert not (folder / "metrics.json").exists()
@@ -249,8 +242,9 @@ def test_the_card_of_a_run(
     card = ModelCard.load(folder / "README.md")
     found = {(each.dataset_split, each.metric_name): each.metric_value for each in card.data.eval_results}
     for key in metrics["headline"]:
-        assert found["test", metric(key).title] == metrics[key]
-        assert found["validation", metric(key).title] == metrics[f"validation_{key}"]
+        title = metric_of(TASKS[metrics["task"]], key).title
+        assert found["test", title] == metrics["test"][""][key]
+        assert found["validation", title] == metrics["validation"][key]
     monkeypatch.chdir(folder)
     exec(re.findall(r"```python\n(import widenet.*?)```", card.text, re.DOTALL)[0], {})
     assert capsys.readouterr().out.startswith("[")
@@ -266,22 +260,31 @@ def test_pretraining_metrics_are_complete_and_consistent(pretrained: Run) -> Non
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(returned))
     assert set(metrics) == {
-        *("recipe", "task", "headline", "model", "mlm_loss", "mlm_accuracy", "unigram_loss", "sentence_order_loss"),
-        *("sentence_order_accuracy", "balance_loss", "expert_load", "test_segments", "segments_per_second"),
-        *("validation_mlm_loss", "validation_mlm_accuracy", "validation_sentence_order_accuracy", "parameters"),
-        *("active_parameters", "flops", "active_flops", "epochs", "steps", "best_epoch", "seconds"),
-        *("tokens_per_second", "outside_step_fraction", "seed", "split", "versions", "commit"),
+        *("recipe", "task", "headline", "model", "test", "validation", "training", "split", "versions", "commit")
     }
-    assert (metrics["recipe"], metrics["task"], metrics["model"]) == ("mlm-text", "pretraining", "widenet-text-tiny")
+    scores = {"mlm_loss", "mlm_accuracy", "unigram_loss", "sentence_order_loss", "sentence_order_accuracy", "loss"}
+    assert set(metrics["validation"]) == scores
+    assert set(metrics["test"][""]) == scores | {"balance_loss", "expert_load", "examples", "examples_per_second"}
+    assert (metrics["recipe"], metrics["task"], metrics["model"]["name"]) == (
+        "mlm-text",
+        "pretraining",
+        "widenet-text-tiny",
+    )
     assert metrics["headline"] == ["mlm_loss", "mlm_accuracy", "sentence_order_accuracy"]
-    assert (metrics["epochs"], metrics["steps"], metrics["best_epoch"]) == (2.0, 10, 2.0)
-    assert metrics["mlm_loss"] < math.log(400)  # better than knowing nothing
-    assert 4 < metrics["unigram_loss"] < math.log(400)
-    assert metrics["sentence_order_loss"] == pytest.approx(math.log(2), abs=0.05)  # which takes longer to learn
-    assert metrics["test_segments"] == metrics["split"]["sizes"]["test"]
-    assert metrics["tokens_per_second"] > 0
-    assert metrics["active_parameters"] < metrics["parameters"]
-    for shares in metrics["expert_load"]:
+    assert (metrics["training"]["epochs"], metrics["training"]["steps"], metrics["training"]["best_epoch"]) == (
+        2.0,
+        10,
+        2.0,
+    )
+    assert metrics["test"][""]["mlm_loss"] < math.log(400)  # better than knowing nothing
+    assert 4 < metrics["test"][""]["unigram_loss"] < math.log(400)
+    assert metrics["test"][""]["sentence_order_loss"] == pytest.approx(
+        math.log(2), abs=0.05
+    )  # which takes longer to learn
+    assert metrics["test"][""]["examples"] == metrics["split"]["sizes"]["test"]
+    assert metrics["training"]["tokens_per_second"] > 0
+    assert metrics["model"]["active_parameters"] < metrics["model"]["parameters"]
+    for shares in metrics["test"][""]["expert_load"]:
         assert sum(shares) == pytest.approx(1)
 
 
@@ -290,7 +293,7 @@ def test_the_tie_is_saved_once_and_kept(pretrained: Run) -> None:
     for file in (folder / "model.safetensors", *folder.glob("checkpoints/*/model.safetensors")):
         tensors = load_file(file)
         assert "masked_lm.decoder.weight" not in tensors
-        assert sum(tensor.numel() for tensor in tensors.values()) == metrics["parameters"]
+        assert sum(tensor.numel() for tensor in tensors.values()) == metrics["model"]["parameters"]
     model = load_model(folder, WideNetForPreTraining)
     assert model.masked_lm.decoder.weight is model.model.embeddings.word_embeddings.weight
 
@@ -307,7 +310,7 @@ def test_the_best_checkpoint_is_loaded_with_its_tie(monkeypatch: pytest.MonkeyPa
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         metrics = train(pretraining(), tmp_path)
-    assert metrics["best_epoch"] == 1.0
+    assert metrics["training"]["best_epoch"] == 1.0
     best = load_file(tmp_path / "checkpoints/checkpoint-5/model.safetensors")
     for name, tensor in load_file(tmp_path / "model.safetensors").items():
         assert torch.equal(tensor, best[name]), name
@@ -329,9 +332,11 @@ def test_evaluated_again_a_run_reaches_the_same(name: str, request: pytest.Fixtu
             assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
     small = evaluate_run(folder, ["training.eval_batch_size=7"])  # what batches hold, and their padding, is no matter
     for key in metrics["headline"]:
-        assert small[key] == pytest.approx(metrics[key], abs=1e-5)
-    assert flat(small["expert_load"]) == pytest.approx(flat(metrics["expert_load"]), abs=1e-3)
-    assert small["balance_loss"] == pytest.approx(metrics["balance_loss"], rel=0.2)  # which is of a batch
+        assert small["test"][""][key] == pytest.approx(metrics["test"][""][key], abs=1e-5)
+    assert flat(small["test"][""]["expert_load"]) == pytest.approx(flat(metrics["test"][""]["expert_load"]), abs=1e-3)
+    assert small["test"][""]["balance_loss"] == pytest.approx(
+        metrics["test"][""]["balance_loss"], rel=0.2
+    )  # which is of a batch
 
 
 def test_classification_learns_and_predicts_as_it_scores(classified: Run, tmp_path: Path) -> None:
@@ -340,17 +345,17 @@ def test_classification_learns_and_predicts_as_it_scores(classified: Run, tmp_pa
         *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
         *("recipe.yaml", "metrics.json", "README.md", "logs", "checkpoints"),
     }
-    assert set(metrics) >= {"accuracy", "macro_f1", "loss", "balance_loss", "expert_load", "validation_accuracy"}
-    assert (metrics["headline"], metrics["test_texts"]) == (["accuracy"], 40)
-    assert metrics["accuracy"] > 0.8  # and 0.5 by guessing
+    assert set(metrics["test"][""]) >= {"accuracy", "macro_f1", "loss", "balance_loss", "expert_load"}
+    assert (metrics["headline"], metrics["test"][""]["examples"]) == (["accuracy"], 40)
+    assert metrics["test"][""]["accuracy"] > 0.8  # and 0.5 by guessing
     other = sentences(tmp_path / "other.tsv", 50, seed=1)
     lines = [line.split("\t") for line in other.read_text().splitlines()[1:]]
-    found = predict_texts(folder, [text for text, _ in lines], batch_size=7)
-    right = sum(each.classes[0][0] == label for each, (_, label) in zip(found, lines, strict=True))
+    found = RunFolder(folder).predict([text for text, _ in lines], batch_size=7)
+    right = sum(each.answers[0][0] == label for each, (_, label) in zip(found, lines, strict=True))
     scored = evaluate_run(folder, [f"data.test={other}"])  # another test file, of no part of the data
-    assert scored["test_texts"] == 50
-    assert scored["accuracy"] == pytest.approx(right / 50)
-    assert sum(probability for _, probability in found[0].classes) == pytest.approx(1)
+    assert scored["test"][""]["examples"] == 50
+    assert scored["test"][""]["accuracy"] == pytest.approx(right / 50)
+    assert sum(probability for _, probability in found[0].answers) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", ["answered", "answered2"])
@@ -374,8 +379,7 @@ def test_squad1_metrics(answered: Run) -> None:
     assert metrics["headline"] == ["f1", "exact_match"]
     assert set(metrics) >= {"total", "test_questions", "test_windows", "validation_f1", "validation_exact_match"}
     assert not {key for key in metrics if "Ans" in key}
-    assert metrics["test_questions"] == metrics["total"] == 18
-    assert metrics["test_windows"] > 18  # contexts are read in several windows
+    assert metrics["test"][""]["examples"] == metrics["test"][""]["total"] == 18
     assert not (folder / "null_odds.json").exists()
     assert "" not in json.loads((folder / "predictions.json").read_text()).values()
 
@@ -383,7 +387,7 @@ def test_squad1_metrics(answered: Run) -> None:
 def test_squad2_metrics_and_predictions(answered2: Run) -> None:
     folder, metrics = answered2
     assert metrics["headline"] == ["f1", "exact"]
-    assert (metrics["HasAns_total"], metrics["NoAns_total"], metrics["total"]) == (18, 6, 24)
+    assert [scores["total"] for scores in metrics["test"].values()] == [24, 18, 6]
     for key in ("exact", "f1"):
         parts = 18 * metrics[f"HasAns_{key}"] + 6 * metrics[f"NoAns_{key}"]
         assert metrics[key] == pytest.approx(parts / 24)
@@ -406,15 +410,15 @@ def test_answers_of_a_run(answered: Run, answered2: Run) -> None:
         ["Where does Henry live?", "Who has ever been in Rome?"],
         "Henry lives in Bath. John lives in Oxford.",
     )
-    for found in predict_answers(answered[0], asked, context, top=3, doc_stride=4):
-        assert len(found.classes) == 3
-        assert all(text and text in context for text, _ in found.classes)
-    second = predict_answers(answered2[0], asked, context, top=30)
-    assert all("" in dict(found.classes) for found in second)  # trained on questions without an answer
-    without = predict_answers(answered2[0], asked, context, top=30, with_impossible=False)
-    assert not any("" in dict(found.classes) for found in without)
+    for found in RunFolder(answered[0]).predict(asked, context=context, top=3, doc_stride=4):
+        assert len(found.answers) == 3
+        assert all(text and text in context for text, _ in found.answers)
+    second = RunFolder(answered2[0]).predict(asked, context=context, top=30)
+    assert all("" in dict(found.answers) for found in second)  # trained on questions without an answer
+    without = RunFolder(answered2[0]).predict(asked, context=context, top=30, with_impossible=False)
+    assert not any("" in dict(found.answers) for found in without)
     bare = shutil.copytree(answered2[0], answered2[0].parent / "bare", ignore=shutil.ignore_patterns("metrics*"))
-    assert not any("" in dict(found.classes) for found in predict_answers(bare, asked, context, top=30))
+    assert not any("" in dict(found.answers) for found in RunFolder(bare).predict(asked, context=context, top=30))
 
 
 # ---- the same again ----
@@ -472,7 +476,7 @@ def lines_of(chosen: Recipe, folder: Path) -> tuple[list[str], dict[str, Any]]:
 
 def test_validation_every_few_steps_and_after_the_last(tmp_path: Path) -> None:
     lines, metrics = lines_of(pretraining("training.eval_steps=3", "training.max_steps=7"), tmp_path)
-    assert metrics["steps"] == 7
+    assert metrics["training"]["steps"] == 7
     assert lines[0].startswith("mlm-text: widenet-text-tiny, ")
     assert len(lines) == 4  # steps 3, 6 and 7
     for line in lines[1:]:
@@ -483,7 +487,7 @@ def test_validation_every_few_steps_and_after_the_last(tmp_path: Path) -> None:
 
 def test_fewer_steps_than_between_validations(tmp_path: Path) -> None:
     lines, metrics = lines_of(pretraining("training.eval_steps=100", "training.max_steps=2"), tmp_path)
-    assert (metrics["steps"], len(lines)) == (2, 2)
+    assert (metrics["training"]["steps"], len(lines)) == (2, 2)
     assert "train accuracy" in lines[1]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint-2"}
 
@@ -492,15 +496,15 @@ def test_more_steps_than_epochs_say(tmp_path: Path) -> None:
     text = io.StringIO()
     chosen = pretraining("training.max_steps=6", "epochs=1")
     metrics = train(chosen, tmp_path, console=Console(file=text, width=200, force_terminal=True))
-    assert (metrics["steps"], metrics["epochs"]) == (6, 1.2)
+    assert (metrics["training"]["steps"], metrics["training"]["epochs"]) == (6, 1.2)
     assert "1.2/2 " in text.getvalue()  # of the epochs that 6 steps take
     assert "segments/s" in text.getvalue()
 
 
 def test_batches_of_one_and_larger_than_the_set(tmp_path: Path) -> None:
     one = train(pretraining("training.batch_size=1", "training.max_steps=3"), tmp_path / "one")
-    assert one["epochs"] == pytest.approx(3 / one["split"]["sizes"]["train"], abs=5e-4)
-    assert train(pretraining("training.batch_size=9999", "epochs=1"), tmp_path / "all")["steps"] == 1
+    assert one["training"]["epochs"] == pytest.approx(3 / one["split"]["sizes"]["train"], abs=5e-4)
+    assert train(pretraining("training.batch_size=9999", "epochs=1"), tmp_path / "all")["training"]["steps"] == 1
 
 
 def test_early_stopping(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -512,7 +516,7 @@ def test_early_stopping(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setattr(Pretraining, "validate", validate)
     chosen = pretraining("training.eval_steps=2", "training.max_steps=10", "training.early_stopping_patience=2")
     metrics = train(chosen, tmp_path)
-    assert (metrics["steps"], metrics["best_epoch"]) == (6, pytest.approx(2 / 5))
+    assert (metrics["training"]["steps"], metrics["training"]["best_epoch"]) == (6, pytest.approx(2 / 5))
 
 
 def test_pretraining_without_sentence_order_and_with_single_tokens(tmp_path: Path) -> None:
@@ -543,14 +547,14 @@ def test_two_development_parts(
     for key in ("accuracy", "macro_f1", "loss"):
         assert metrics[key] == metrics[f"matched_{key}"]  # the paper's first
     assert metrics["mismatched_loss"] != metrics["matched_loss"]
-    assert metrics["test_texts"] == 27
+    assert metrics["test"][""]["examples"] == 27
     *_, last = capsys.readouterr().out.splitlines()
     for part in ("matched", "mismatched"):
         assert f"{part} accuracy {metrics[f'{part}_accuracy']:.2%}  " in last.replace(" on 27", "  on 27")
-    (found,) = predict_texts(tmp_path / "out", ["Henry was at Bath."], pair="Henry was there.")
-    assert {name for name, _ in found.classes} == {"entailment", "neutral", "contradiction"}
-    (other,) = predict_texts(tmp_path / "out", ["Henry was at Bath."], pair="It rained.")
-    assert dict(found.classes) != dict(other.classes)  # the second text is read
+    (found,) = RunFolder(tmp_path / "out").predict(["Henry was at Bath."], pair="Henry was there.")
+    assert {name for name, _ in found.answers} == {"entailment", "neutral", "contradiction"}
+    (other,) = RunFolder(tmp_path / "out").predict(["Henry was at Bath."], pair="It rained.")
+    assert dict(found.answers) != dict(other.answers)  # the second text is read
 
 
 def test_regression(tuning: list[str], tmp_path: Path) -> None:
@@ -558,15 +562,15 @@ def test_regression(tuning: list[str], tmp_path: Path) -> None:
     chosen = [*tuning, f"data={data}", "data.regression=true", "epochs=4"]
     lines, metrics = lines_of(load_recipe("text-classification", chosen), tmp_path / "out")
     assert metrics["headline"] == ["pearson", "spearman"]
-    assert metrics["pearson"] > 0.5
-    assert metrics["loss"] < 1.75**2  # of the mean, between the two numbers: 1.75 off
-    assert "train accuracy" not in lines[1]  # nothing is right or wrong
-    assert "accuracy" not in metrics
-    sad, happy = predict_texts(tmp_path / "out", ["Henry was sad at Bath.", "Henry was happy at Bath."])
+    assert metrics["test"][""]["pearson"] > 0.5
+    assert metrics["test"][""]["loss"] < 1.75**2  # of the mean, between the two numbers: 1.75 off
+    assert "training accuracy" not in lines[1]  # nothing is right or wrong
+    assert "accuracy" not in metrics["test"][""]
+    sad, happy = RunFolder(tmp_path / "out").predict(["Henry was sad at Bath.", "Henry was happy at Bath."])
     assert sad.value is not None
     assert happy.value is not None
     assert sad.value < happy.value
-    assert sad.classes == []
+    assert sad.answers == []
     assert comparable(evaluate_run(tmp_path / "out", [])) == json.loads(json.dumps(comparable(metrics)))
     # and on with the same numbers: the head is kept
     again = [*tuning, f"data={data}", f"model={tmp_path / 'out'}", "data.regression=true", "training.max_steps=1"]
@@ -584,7 +588,7 @@ def test_texts_that_are_cut_are_counted(tuning: list[str], tmp_path: Path) -> No
     lines, _ = lines_of(chosen, tmp_path / "out")
     assert long > 0
     assert lines[1] == f"{long} texts are cut at data.max_length=24 tokens"
-    short, cut = predict_texts(tmp_path / "out", ["Henry was sad.", "Henry " * 30])
+    short, cut = RunFolder(tmp_path / "out").predict(["Henry was sad.", "Henry " * 30])
     assert (short.cut, cut.cut) == (False, True)
 
 
@@ -595,19 +599,20 @@ def test_seeds(classified: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     chosen = load_recipe(str(classified[0] / "recipe.yaml"), ["epochs=1"])
     summary = train_seeds(chosen, tmp_path / "out", 3)
     each = {seed: json.loads((tmp_path / f"out/seed-{seed}/metrics.json").read_text()) for seed in range(3)}
-    for key in ("accuracy", "loss", "macro_f1", "validation_accuracy"):
-        assert summary[key] == sorted(metrics[key] for metrics in each.values())[1]
-    assert summary["seeds"] == {str(seed): {"accuracy": each[seed]["accuracy"]} for seed in range(3)}
-    assert len({metrics["loss"] for metrics in each.values()}) == 3
-    assert (summary["steps"], summary["test_texts"]) == (each[0]["steps"], 40)
-    assert type(summary["steps"]) is int
+    for key in ("accuracy", "loss", "macro_f1"):
+        for part in (lambda metrics: metrics["test"][""], lambda metrics: metrics["validation"]):
+            assert part(summary)[key] == sorted(part(metrics)[key] for metrics in each.values())[1]
+    assert summary["seeds"] == {str(seed): {"accuracy": each[seed]["test"][""]["accuracy"]} for seed in range(3)}
+    assert len({metrics["test"][""]["loss"] for metrics in each.values()}) == 3
+    assert (summary["training"]["steps"], summary["test"][""]["examples"]) == (each[0]["training"]["steps"], 40)
+    assert type(summary["training"]["steps"]) is int
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == summary
 
     # a half-finished one: seed 0 is done, seed 1 was interrupted, seed 2 not begun
     shutil.copytree(tmp_path / "out/seed-0", tmp_path / "half/seed-0")
     interrupted(monkeypatch, chosen.model_copy(update={"seed": 1}), tmp_path / "half/seed-1", 4)
     before = contents(tmp_path / "half/seed-0")
-    with pytest.raises(WideNetError, match="seed-0 already holds a run; add --resume"):
+    with pytest.raises(WideNetError, match="seed-0 already holds a run; --resume goes on"):
         train_seeds(chosen, tmp_path / "half", 3)
     again = train_seeds(chosen, tmp_path / "half", 3, resume=True)
     assert contents(tmp_path / "half/seed-0") == before
@@ -684,7 +689,10 @@ def test_a_preset_with_a_tokenizer_of_ones_own(pretrained: Run, tmp_path: Path) 
     padded = train(
         load_recipe("text-classification", [*chosen, f"model.vocab_size={tokens + 9}"]), tmp_path / "padded"
     )
-    assert padded["parameters"] == json.loads((tmp_path / "out/metrics.json").read_text())["parameters"] + 9 * 16
+    assert (
+        padded["model"]["parameters"]
+        == json.loads((tmp_path / "out/metrics.json").read_text())["model"]["parameters"] + 9 * 16
+    )
     for size in (tokens - 1, tokens + 128):
         message = refusal(load_recipe("text-classification", [*chosen, f"model.vocab_size={size}"]), tmp_path / "new")
         assert f"has {tokens} tokens, but the model has {size}" in message
@@ -720,33 +728,33 @@ def test_positions_bound_the_length(pretrained: Run, tuning: list[str], tmp_path
 def test_padding_is_outside_the_experts_load_and_the_balance_loss(classified: Run) -> None:
     folder, _ = classified
     recipe = load_recipe(str(folder / "recipe.yaml"))
-    task = TASKS[recipe.task].reload(recipe, folder)
+    task = TASKS[recipe.task].reload(recipe, RunFolder(folder).model(), RunFolder(folder).processor())
     assert isinstance(task, SentenceClassification)
-    sizes = task.tests["test"].lengths
+    sizes = task.parts["test"].lengths
     assert sizes.min() < sizes.max()
     # the texts of one batch, and the same one by one, without any padding
     by_hand = torch.zeros(2, 4)
     for index in range(len(sizes)):
-        batch = task.tests["test"].__getitems__([index])
+        batch = task.parts["test"].__getitems__([index])
         with torch.no_grad():
             output = task.model(batch["input_ids"], token_type_ids=batch["token_type_ids"], output_routing=True)
         for block, record in enumerate(output.routing):
             assert len(record.experts) == sizes[index]
             by_hand[block] += torch.bincount(record.experts.flatten(), minlength=4)
-    metrics = task.test()
+    metrics = {"test": task.test()}
     shares = (by_hand / by_hand.sum(1, keepdim=True)).flatten().tolist()
-    assert flat(metrics["expert_load"]) == pytest.approx(shares)
+    assert flat(metrics["test"][""]["expert_load"]) == pytest.approx(shares)
 
     # a batch that is half padding: the mean balance of the batch is that of its tokens
-    batch = task.tests["test"].__getitems__(list(range(8)))
+    batch = task.parts["test"].__getitems__(list(range(8)))
     wide = {name: torch.nn.functional.pad(value, (0, 20)) for name, value in batch.items() if name != "labels"}
     found = {}
     for name, inputs in (("tight", batch), ("wide", wide)):
-        tally = RoutingTally(task.model.config)
+        tally = Tally(task.model.config)
         with torch.no_grad():
             output = task.model(**{key: inputs[key] for key in task.inputs}, output_routing=True)
-        tally.update(output, 8, inputs["attention_mask"])
-        found[name] = tally.metrics("texts")
+        tally.add_routing(output, 8, inputs["attention_mask"])
+        found[name] = tally.routing()
     assert found["wide"]["balance_loss"] == pytest.approx(found["tight"]["balance_loss"], rel=1e-5)
     assert flat(found["wide"]["expert_load"]) == pytest.approx(flat(found["tight"]["expert_load"]))
 
@@ -766,8 +774,8 @@ def said(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) ->
 def test_fill_mask_pipeline(pretrained: Run, said: list[str]) -> None:
     text = "She was a [MASK] of the house."
     filled = pipeline("fill-mask", model=str(pretrained[0]))(text, top_k=4)
-    (expected,) = predict_masks(pretrained[0], [text], top=4)
-    assert [(each["token_str"], pytest.approx(each["score"])) for each in filled] == expected.classes
+    (expected,) = RunFolder(pretrained[0]).predict([text], top=4)
+    assert [(each["token_str"], pytest.approx(each["score"])) for each in filled] == expected.answers
     model = AutoModelForMaskedLM.from_pretrained(pretrained[0])
     tensors = load_file(pretrained[0] / "model.safetensors")
     state = model.state_dict()
@@ -779,17 +787,17 @@ def test_fill_mask_pipeline(pretrained: Run, said: list[str]) -> None:
 
 
 def test_several_masks(pretrained: Run) -> None:
-    found = predict_masks(pretrained[0], ["A [MASK] of [MASK].", "It was [MASK]."], top=2)
-    assert [each.text for each in found] == ["A [MASK] of [MASK].", "A [MASK] of [MASK].", "It was [MASK]."]
-    assert found[0].classes != found[1].classes
+    found = RunFolder(pretrained[0]).predict(["A [MASK] of [MASK].", "It was [MASK]."], top=2)
+    assert [each.input for each in found] == ["A [MASK] of [MASK].", "A [MASK] of [MASK].", "It was [MASK]."]
+    assert found[0].answers != found[1].answers
 
 
 def test_text_classification_pipeline(classified: Run, said: list[str]) -> None:
     text = "Eleanor was delighted at Bath."
     scored = pipeline("text-classification", model=str(classified[0]))(text, top_k=None)
-    (expected,) = predict_texts(classified[0], [text])
-    assert {each["label"]: pytest.approx(each["score"], abs=1e-6) for each in scored} == dict(expected.classes)
-    assert expected.classes[0][0] == "good"
+    (expected,) = RunFolder(classified[0]).predict([text])
+    assert {each["label"]: pytest.approx(each["score"], abs=1e-6) for each in scored} == dict(expected.answers)
+    assert expected.answers[0][0] == "good"
 
 
 def test_question_answering_of_transformers(answered: Run, said: list[str]) -> None:
@@ -805,5 +813,5 @@ def test_question_answering_of_transformers(answered: Run, said: list[str]) -> N
     inside = [index for index, kind in enumerate(kinds) if kind == 1]
     pairs_ = [(i, j) for i in inside for j in inside if i <= j]
     first, last = max(pairs_, key=lambda pair: float(output.start_logits[0, pair[0]] + output.end_logits[0, pair[1]]))
-    (found,) = predict_answers(answered[0], [question], context)
-    assert context[offsets[first, 0] : offsets[last, 1]] == found.classes[0][0]
+    (found,) = RunFolder(answered[0]).predict([question], context=context)
+    assert context[offsets[first, 0] : offsets[last, 1]] == found.answers[0][0]

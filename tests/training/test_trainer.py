@@ -11,8 +11,10 @@ from transformers import TrainerControl, TrainerState
 
 from widenet.models.presets import create_model
 from widenet.recipes import TrainingSection
-from widenet.training import trainer as trainer_module
-from widenet.training.trainer import Clock, Meter, make_optimizer, make_scheduler, parameter_groups
+from widenet.training import callbacks as callbacks_module
+from widenet.training.callbacks import Clock
+from widenet.training.optim import make_optimizer, make_scheduler, parameter_groups
+from widenet.training.trainer import Meter
 
 
 def training(**fields: Any) -> TrainingSection:
@@ -160,19 +162,25 @@ def outputs(loss: float, balance: float) -> SimpleNamespace:
 
 
 def test_meter_means() -> None:
-    meter = Meter()
+    meter = Meter(operations=3)
     assert meter.means() == {}
     meter.update(outputs(2.0, 4.0), torch.tensor(1), 2)
     meter.update(outputs(1.0, 5.0), torch.tensor(1), 1)
-    assert meter.means() == pytest.approx({"loss": 1.5, "balance_loss": 4.5, "accuracy": 2 / 3})
+    assert meter.means() == pytest.approx({"loss": 1.5, "balance_loss": 4.5 / 3, "accuracy": 2 / 3})
     assert isinstance(meter.loss, torch.Tensor)
     assert not meter.loss.requires_grad  # or every batch's graph would be kept
 
 
 def test_meter_without_predictions_has_no_accuracy() -> None:
-    meter = Meter()
+    meter = Meter(operations=2)
     meter.update(outputs(2.0, 4.0), torch.tensor(0), 0)
-    assert meter.means() == {"loss": 2.0, "balance_loss": 4.0}
+    assert meter.means() == {"loss": 2.0, "balance_loss": 2.0}
+
+
+def test_meter_of_a_dense_model_has_no_balance_loss() -> None:
+    meter = Meter(operations=0)
+    meter.update(outputs(2.0, 0.0), torch.tensor(1), 1)
+    assert meter.means() == {"loss": 2.0, "accuracy": 1.0}
 
 
 class FakeTime:
@@ -180,7 +188,7 @@ class FakeTime:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(callbacks_module.time, "perf_counter", lambda: self.now)
 
 
 def test_clock_tells_the_step_from_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
