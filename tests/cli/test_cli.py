@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 import widenet_cli
 from widenet.models.presets import create_model, list_models
 from widenet.recipes import list_recipes, load_recipe
-from widenet.runs.folder import last_checkpoint
+from widenet.runs.run import Run as RunFolder
 from widenet.tasks.images import ImageClassification
+from widenet.training.callbacks import Clock
 from widenet.training.run import train
-from widenet.training.trainer import Clock
 
 TINY = [
     "model.image_size=8",
@@ -122,7 +122,7 @@ def test_models(widenet: Command) -> None:
     assert [row["model"] for row in rows] == list_models()
     by_name = {row["model"]: row for row in rows}
     assert by_name["widenet-b16"]["published"] is not None
-    assert by_name["widenet-b16"]["parameters"] // 1_000_000 == 29
+    assert by_name["widenet-b16"]["model"]["parameters"] // 1_000_000 == 29
     assert by_name["widenet-b16"]["active_GFLOPs"] < by_name["widenet-b16"]["GFLOPs"]
     assert by_name["widenet-digits"]["published"] is None
     result = widenet("models")
@@ -134,7 +134,7 @@ def test_models(widenet: Command) -> None:
 def test_models_of_the_paper(widenet: Command) -> None:
     rows = json.loads(widenet("models", "--paper", "--json").out)
     assert {row["table"] for row in rows} == {"1", "2", "3", "4", "5"}
-    assert all(row["parameters"] > 1_000_000 for row in rows)
+    assert all(row["model"]["parameters"] > 1_000_000 for row in rows)
     assert len(widenet("models", "--paper").out.splitlines()) > len(rows)
 
 
@@ -168,7 +168,7 @@ def test_train_names_the_run_after_the_recipe(
 def test_evaluate(widenet: Command, here: Path) -> None:
     recorded = json.loads((here / "run/metrics.json").read_text())
     result = widenet("evaluate", "run", "--json", "training.eval_batch_size=64")
-    assert json.loads(result.out)["accuracy"] == recorded["accuracy"]
+    assert json.loads(result.out)["test"][""]["accuracy"] == recorded["test"][""]["accuracy"]
     result = widenet("evaluate", "run", "training.eval_batch_size=64")
     assert (result.code, result.err) == (0, "")
     assert f"{recorded['accuracy']:.2%}" in result.out
@@ -176,7 +176,7 @@ def test_evaluate(widenet: Command, here: Path) -> None:
 
 def test_evaluate_output(widenet: Command, here: Path, tmp_path: Path) -> None:
     assert widenet("evaluate", "run", "--output", str(tmp_path / "new")).code == 0
-    assert json.loads((tmp_path / "new/metrics.json").read_text())["test_images"] == 359
+    assert json.loads((tmp_path / "new/metrics.json").read_text())["test"][""]["examples"] == 359
 
 
 def test_predict(widenet: Command, here: Path) -> None:
@@ -207,7 +207,7 @@ def test_report(widenet: Command, here: Path, tmp_path: Path) -> None:
 def test_compare(widenet: Command, here: Path) -> None:
     rows = json.loads(widenet("compare", "run", "no-checkpoints", "--json").out)
     assert [row["name"] for row in rows] == ["run", "no-checkpoints"]
-    assert rows[0]["accuracy"] == rows[1]["accuracy"]
+    assert rows[0]["test"][""]["accuracy"] == rows[1]["test"][""]["accuracy"]
     result = widenet("compare", "run", "no-checkpoints")
     assert result.code == 0
     assert f"{rows[0]['accuracy']:.2%}" in result.out
@@ -359,7 +359,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_as_it_says(tmp_path: Path) -> None:
     assert err.count("\n") == 1
     assert "Traceback" not in err
     assert err.strip().endswith("epochs=1000 --output 'a run' --resume")
-    assert last_checkpoint(tmp_path / "a run") is not None
+    assert RunFolder(tmp_path / "a run").last_checkpoint() is not None
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, times: int) -> None:
@@ -439,7 +439,7 @@ def test_widen(widenet: Command, tmp_path: Path) -> None:
     words = ["widen", str(source), "--experts", "3", "--init", "0", "--group-size", "2", "--output", str(output)]
     result = widenet(*words, "--json")
     assert result.code == 0
-    counts = {row["model"]: row["parameters"] for row in json.loads(result.out)}
+    counts = {row["model"]: row["model"]["parameters"] for row in json.loads(result.out)}
     assert counts["source"] == sum(p.numel() for p in dense.parameters())
     config = json.loads((output / "config.json").read_text())
     assert (config["num_experts"], config["num_sharing_groups"], config["normalize_gates"]) == (3, 2, True)

@@ -19,10 +19,10 @@ from widenet import (
     from_dense,
     to_transformers,
 )
-from widenet.convert.folder import task_of
 from widenet.models import heads
 from widenet.models.card import model_card
 from widenet.models.heads import config_classes, head_of, heads_of, register_head
+from widenet.tasks import task_of
 
 
 class Video(WideNetForImageClassification):

@@ -7,19 +7,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from widenet.data.text.corpus import CorpusSection
+from widenet.data.text.tokenizer import TextSection
 from widenet.errors import WideNetError
 from widenet.models.presets import create_config, list_models
-from widenet.recipes import (
-    RECIPES,
-    CorpusSection,
-    Recipe,
-    TextSection,
-    build_recipe,
-    list_recipes,
-    load_recipe,
-    parse_yaml,
-    recipe_keys,
-)
+from widenet.recipes import RECIPES, Recipe, build_recipe, list_recipes, load_recipe, parse_yaml, recipe_keys
 
 IMAGES = ["cifar10", "cifar10-finetune", "digits", "distill-images", "fashion-mnist", "image-folder", "imagenet-1k"]
 TEXT = ["distill-text", "mlm-text", "mlm-wikipedia-books", "mnli", "question-answering", "squad1", "squad2", "sst2"]

@@ -26,6 +26,10 @@ TINY = [
 ]
 
 
+DISTILLED: dict[str, Any] = {"task": "image-distillation", "headline": ["hidden_error"], "hidden_error": 0.125}
+PRETRAINED: dict[str, Any] = {"task": "pretraining", "headline": ["mlm_loss"], "mlm_loss": 5.0}
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("card") / "run"

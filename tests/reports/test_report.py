@@ -473,7 +473,7 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     ("file", "content"),
     [
         ("config.json", b"{"),
-        ("config.json", b'{"num_experts": "many"}'),
+        ("config.json", b'{"model_type": "widenet_vision", "num_experts": "many"}'),
         ("config.json", b"[1]"),
         ("recipe.yaml", b"a: ["),
         ("recipe.yaml", b"\xff\xfe"),

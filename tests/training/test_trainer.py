@@ -120,7 +120,7 @@ def rates(total_steps: int, **fields: Any) -> list[float]:
     """Return the learning rate of each step, of a peak of 2, and the one after the last."""
     section = training(optimizer="sgd", learning_rate=2.0, **fields)
     optimizer = make_optimizer(nn.Linear(1, 1), section)
-    scheduler = make_scheduler(optimizer, section, total_steps)
+    scheduler = make_scheduler(optimizer, section, total_steps, steps_per_epoch=1)
     found = []
     for _ in range(total_steps + 1):
         found.append(optimizer.param_groups[0]["lr"])

@@ -85,6 +85,8 @@ def _text(metric: Metric, scores: dict[str, Any]) -> str | None:
 
 def _test_note(metric: Metric, metrics: dict[str, Any], task: type[Task]) -> str | None:
     """Return what stands under a test metric: on how much, and what it is to be compared with."""
+    if not metrics["test"]:
+        return None
     (part, first), *others = metrics["test"].items()
     notes = []
     if metric.name == metrics["headline"][0]:

@@ -41,7 +41,7 @@ def evaluate_run(path: Path, overrides: list[str], output: Path | None = None) -
     recorded = run.stored_metrics or {}
     split = recorded.get("split", {})
     own_test = not any(override.startswith("data.test=") for override in overrides)  # no part of the source
-    if own_test and split.get("source") == task.split["source"] and split.get("digest") != task.split["digest"]:
+    if own_test and split.get("source") == task.split["source"] and split.get("digest") != task.split.get("digest"):
         raise WideNetError(
             f"{recipe.data.source} is no longer split as it was in training (files or split settings changed), "
             "so training examples could be among the tested ones"
