@@ -21,6 +21,7 @@ SHIPPED = sorted([*IMAGES, *TEXT, "text-classification"])
 def minimal() -> dict[str, Any]:
     return {
         "name": "mine",
+        "task": "image-classification",
         "data": {"source": "digits"},
         "model": {"name": "widenet-digits"},
         "training": {"epochs": 1},

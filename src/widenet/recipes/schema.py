@@ -85,19 +85,19 @@ class Recipe(Section):
     """One experiment, validated."""
 
     name: str
-    """what the recipe is called"""
+    """What the recipe is called."""
     description: str = ""
-    """what it does, in a line"""
+    """What it does, in a line."""
     task: str
-    """what is trained"""
+    """What is trained."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """settles the weights at the start, the order of the examples, augmentation and dropout"""
+    """Settles the weights at the start, the order of the examples, augmentation and dropout."""
     data: DataSection
-    """where the examples come from"""
+    """Where the examples come from."""
     model: ModelSection
-    """what is trained"""
+    """What is trained."""
     training: TrainingSection
-    """how it is trained"""
+    """How it is trained."""
 
     def dump(self) -> str:
         """Return the recipe as YAML with every value that is in force."""

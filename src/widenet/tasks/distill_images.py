@@ -24,7 +24,7 @@ class ImageDistillationTrainingSection(ImageTrainingSection):
     """Training without labels."""
 
     label_smoothing: Annotated[float, Field(ge=0, le=0)] = 0.0
-    """always 0: there are no labels to smooth"""
+    """Always 0: there are no labels to smooth."""
 
 
 class ImageDistillationRecipe(DistillationRecipe):

@@ -43,47 +43,47 @@ class WidenSection(Section):
     """How a dense model is widened: the arguments of :func:`widenet.widen`, which also has their ranges."""
 
     num_experts: int = 4
-    """experts of each mixture"""
+    """Experts of each mixture."""
     num_experts_per_tok: int = 2
-    """experts that a token visits"""
+    """Experts that a token visits."""
     experts: str | int = "spread"
-    """what experts are made of: spread, blocks, average, first, middle, last or a block's index"""
+    """What experts are made of: spread, blocks, average, first, middle, last or a block's index."""
     attention: str | int = "middle"
-    """which attention is shared: average, first, middle, last or a block's index"""
+    """Which attention is shared: average, first, middle, last or a block's index."""
     router: str = "auto"
-    """where tokens go: random, or blocks: to their block's expert; auto: blocks where they can"""
+    """Where tokens go: random, or blocks: to their block's expert; auto: blocks where they can."""
     group_size: AtLeastOne | None = None
-    """blocks that share attention and experts; null: all"""
+    """Blocks that share attention and experts; null: all."""
     noise: AtLeastZero = 0.01
-    """noise on the experts' weights, relative to theirs"""
+    """Noise on the experts' weights, relative to theirs."""
     normalize_gates: bool = True
-    """whether a token's gates sum to 1"""
+    """Whether a token's gates sum to 1."""
     task: str | None = None
-    """the head; null: the source's own"""
+    """The head; null: the source's own."""
     allow_pickle: bool = False
-    """read weights that are a pickle"""
+    """Read weights that are a pickle."""
 
 
 class DistillationSection(Section):
     """What a widened model learns from its dense teacher."""
 
     teacher: Place | None = None
-    """folder or public name of the teacher; null: the model that is widened"""
+    """Folder or public name of the teacher; null: the model that is widened."""
     hidden_weight: AtLeastZero = 1.0
-    """weight of the hidden states after every block"""
+    """Weight of the hidden states after every block."""
     logits_weight: AtLeastZero = 1.0
-    """weight of the head's predictions, where there is a head"""
+    """Weight of the head's predictions, where there is a head."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """both models' logits are divided by it"""
+    """Both models' logits are divided by it."""
 
 
 class DistillationRecipe(Recipe):
     """A dense model is widened and learns from what it was."""
 
     widen: WidenSection = WidenSection()
-    """how the model is widened"""
+    """How the model is widened."""
     distillation: DistillationSection = DistillationSection()
-    """what it learns from its source"""
+    """What it learns from its source."""
 
 
 @dataclass

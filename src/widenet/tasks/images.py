@@ -41,11 +41,11 @@ class ImageTrainingSection(TrainingSection):
     """Training with soft labels, too."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """share of a label that is spread over all classes"""
+    """Share of a label that is spread over all classes."""
     mixup: AtLeastZero = 0.0
-    """α of the Beta distribution by which two images are blended; 0: off"""
+    """α of the Beta distribution by which two images are blended; 0: off."""
     cutmix: AtLeastZero = 0.0
-    """α of the Beta distribution by which a rectangle of another image is pasted in; 0: off"""
+    """α of the Beta distribution by which a rectangle of another image is pasted in; 0: off."""
 
 
 class ImageRecipe(Recipe):
