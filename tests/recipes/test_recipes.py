@@ -171,14 +171,35 @@ def test_recipes_for_own_text_start_from_a_small_model_that_reads_their_length(n
 # ---- tasks ----
 
 
-def test_a_recipe_without_a_task_is_one_of_images() -> None:
-    recipe = build_recipe(minimal())
-    assert (recipe.task, recipe.text) == ("image-classification", False)
+def test_a_recipe_without_a_task_is_not_taken_for_one_of_images() -> None:
+    values = minimal()
+    del values["task"]
+    with pytest.raises(WideNetError, match="the recipe lacks task, one of image-classification, "):
+        build_recipe(values)
 
 
 def test_every_task_has_recipes() -> None:
     assert {load_recipe(name).task for name in SHIPPED} == set(RECIPES)
-    assert {name for name in SHIPPED if load_recipe(name).text} == set(SHIPPED) - set(IMAGES)
+    reading_text = {name for name in SHIPPED if isinstance(load_recipe(name).data, TextSection)}
+    assert reading_text == set(SHIPPED) - set(IMAGES)
+
+
+def test_the_caller_s_values_are_left_alone() -> None:
+    values = minimal()
+    recipe = build_recipe(values, ["seed=3", "data.augment.flip=0.5", "lr=0.25"])
+    assert (recipe.seed, recipe.training.learning_rate) == (3, 0.25)
+    assert values == minimal()
+
+
+def test_paths_are_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.tsv").write_text("x")
+    recipe = load_recipe("sst2", ["data=rows.tsv", "data.test=none.tsv", "model=bert-tiny"])
+    assert recipe.paths() == {"data.source": "rows.tsv", "data.test": "none.tsv", "model.name": "bert-tiny"}
+    absolute = recipe.with_absolute_paths()
+    expected = {"data.source": str(tmp_path / "rows.tsv"), "data.test": "none.tsv", "model.name": "bert-tiny"}
+    assert absolute.paths() == expected  # what does not exist may be a public name
+    assert absolute.with_absolute_paths() == absolute
 
 
 def test_unknown_task_names_the_nearest() -> None:
@@ -400,7 +421,8 @@ def test_policies_that_timm_understands_are_taken(policy: str) -> None:
 def test_recipe_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yml"
     file.write_text(
-        "name: mine\ndata: {source: ./photos}\nmodel: {name: vit-mini, image_size: 64}\ntraining: {epochs: 3}\n",
+        "name: mine\ntask: image-classification\ndata: {source: ./photos}\n"
+        "model: {name: vit-mini, image_size: 64}\ntraining: {epochs: 3}\n",
         encoding="utf-8",
     )
     recipe = load_recipe(str(file), ["epochs=4", "model.image_size=32"])

@@ -14,7 +14,7 @@ from contextlib import suppress
 from copy import deepcopy
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -158,9 +158,10 @@ def _is_text(kind: type[BaseModel], key: str) -> bool:
     field = kind.model_fields.get(first)
     if field is None:  # of the model's configuration
         return False
-    if rest:
-        return _is_text(cast(type[BaseModel], field.annotation), rest)
-    return takes_text(field)
+    if not rest:
+        return takes_text(field)
+    inner = field.annotation
+    return isinstance(inner, type) and issubclass(inner, BaseModel) and _is_text(inner, rest)
 
 
 def _parse_override(override: str, kind: type[Recipe]) -> tuple[str, Any]:
