@@ -73,7 +73,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "broken.yaml").write_text("a: [1")
     for name, model_type in (("bert", "bert"), ("no-weights", "widenet_vision")):
         (root / name).mkdir()
-        (root / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+        described = {"model_type": model_type, "architectures": ["WideNetForImageClassification"]}
+        (root / name / "config.json").write_text(json.dumps(described))
     shutil.copytree(root / "run", root / "no-checkpoints", ignore=shutil.ignore_patterns("checkpoints"))
     shutil.copytree(root / "run", root / "incomplete", ignore=shutil.ignore_patterns("checkpoints"))
     tensors = load_file(root / "run/model.safetensors")
@@ -122,7 +123,7 @@ def test_models(widenet: Command) -> None:
     assert [row["model"] for row in rows] == list_models()
     by_name = {row["model"]: row for row in rows}
     assert by_name["widenet-b16"]["published"] is not None
-    assert by_name["widenet-b16"]["model"]["parameters"] // 1_000_000 == 29
+    assert by_name["widenet-b16"]["parameters"] // 1_000_000 == 29
     assert by_name["widenet-b16"]["active_GFLOPs"] < by_name["widenet-b16"]["GFLOPs"]
     assert by_name["widenet-digits"]["published"] is None
     result = widenet("models")
@@ -134,7 +135,7 @@ def test_models(widenet: Command) -> None:
 def test_models_of_the_paper(widenet: Command) -> None:
     rows = json.loads(widenet("models", "--paper", "--json").out)
     assert {row["table"] for row in rows} == {"1", "2", "3", "4", "5"}
-    assert all(row["model"]["parameters"] > 1_000_000 for row in rows)
+    assert all(row["parameters"] > 1_000_000 for row in rows)
     assert len(widenet("models", "--paper").out.splitlines()) > len(rows)
 
 
@@ -153,7 +154,7 @@ def test_train_says_how_it_ended(widenet: Command, tmp_path: Path) -> None:
     metrics = json.loads((output / "metrics.json").read_text())
     *_, epoch, last = result.out.splitlines()
     assert "validation accuracy" in epoch
-    assert f"test accuracy {metrics['accuracy']:.2%} on 359 images" in last
+    assert f"test accuracy {metrics['test']['']['accuracy']:.2%} on 359 images" in last
     assert str(output) in last
 
 
@@ -171,7 +172,7 @@ def test_evaluate(widenet: Command, here: Path) -> None:
     assert json.loads(result.out)["test"][""]["accuracy"] == recorded["test"][""]["accuracy"]
     result = widenet("evaluate", "run", "training.eval_batch_size=64")
     assert (result.code, result.err) == (0, "")
-    assert f"{recorded['accuracy']:.2%}" in result.out
+    assert f"{recorded['test']['']['accuracy']:.2%}" in result.out
 
 
 def test_evaluate_output(widenet: Command, here: Path, tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_report(widenet: Command, here: Path, tmp_path: Path) -> None:
 def test_compare(widenet: Command, here: Path) -> None:
     rows = json.loads(widenet("compare", "run", "no-checkpoints", "--json").out)
     assert [row["name"] for row in rows] == ["run", "no-checkpoints"]
-    assert rows[0]["test"][""]["accuracy"] == rows[1]["test"][""]["accuracy"]
+    assert rows[0]["accuracy"] == rows[1]["accuracy"]
     result = widenet("compare", "run", "no-checkpoints")
     assert result.code == 0
     assert f"{rows[0]['accuracy']:.2%}" in result.out
@@ -266,7 +267,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*TRAIN, "data.test_fraction=0.999"], "test_fraction=0.999"),
     (["train", "image-folder", "--output", "new"], "data="),
     # output folder
-    ([*AGAIN, "run"], "--resume to go on or --overwrite to replace"),
+    ([*AGAIN, "run"], "`widenet train --resume run` goes on with it, --overwrite replaces it"),
     ([*AGAIN, "run", "--resume", "--overwrite"], "exclude each other"),
     ([*AGAIN, "run", "--resume", "seed=1"], "seed=0, not 1"),
     ([*AGAIN, "run", "--overwrite", "model=widenet-digit"], "did you mean"),
@@ -280,7 +281,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["evaluate", "none"], "does not exist"),
     (["evaluate", "empty"], "no config.json"),
     (["evaluate", "bert"], "'bert'"),
-    (["evaluate", "no-weights"], "no model.safetensors"),
+    (["evaluate", "no-weights", "data=digits"], "no model.safetensors"),
     (["evaluate", "incomplete"], "classifier.bias"),
     (["evaluate", "no-processor"], "no preprocessor_config.json"),
     (["evaluate", "run", "data=photos"], "do not match the model"),
@@ -291,7 +292,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["predict", "run", "none.png"], "none.png does not exist"),
     (["predict", "run", "text/dog/2.png"], "text/dog/2.png is not an image"),
     (["predict", "run", "truncated/cat/3.png"], "truncated/cat/3.png is truncated"),
-    (["predict", "run", "photos"], "photos"),
+    (["predict", "run", "empty"], "empty has no image files"),
+    (["predict", "run", "@none.txt"], "none.txt cannot be read"),
     (["predict", "run", "photos/cat/1.png", "--top", "0"], "top=0"),
     (["report", "none"], "does not exist"),
     (["report", "empty"], "no metrics.json"),
@@ -358,7 +360,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_as_it_says(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert err.count("\n") == 1
     assert "Traceback" not in err
-    assert err.strip().endswith("epochs=1000 --output 'a run' --resume")
+    assert err.strip().endswith("To go on: widenet train --resume 'a run'")
     assert RunFolder(tmp_path / "a run").last_checkpoint() is not None
 
 
@@ -412,7 +414,7 @@ def test_ctrl_c_while_testing_keeps_the_run(monkeypatch: pytest.MonkeyPatch, wid
     [
         (["trian"], "'train'"),
         (["--foo"], "--foo"),
-        (["train"], "'recipe'"),
+        (["train"], "'RECIPE'"),
         (["train", "digits", "--sedes", "3"], "--seeds"),
         (["train", "digits", "--seeds", "x"], "'--seeds'"),
         (["predict", "run"], "INPUT"),
@@ -439,7 +441,7 @@ def test_widen(widenet: Command, tmp_path: Path) -> None:
     words = ["widen", str(source), "--experts", "3", "--init", "0", "--group-size", "2", "--output", str(output)]
     result = widenet(*words, "--json")
     assert result.code == 0
-    counts = {row["model"]: row["model"]["parameters"] for row in json.loads(result.out)}
+    counts = {row["model"]: row["parameters"] for row in json.loads(result.out)}
     assert counts["source"] == sum(p.numel() for p in dense.parameters())
     config = json.loads((output / "config.json").read_text())
     assert (config["num_experts"], config["num_sharing_groups"], config["normalize_gates"]) == (3, 2, True)

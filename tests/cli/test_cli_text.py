@@ -139,7 +139,7 @@ TUNE = ["train", "text-classification", "data=good.tsv", "model=./pre", "data.ma
 
 MISTAKES: list[tuple[list[str], str]] = [
     # corpus
-    (MLM, "needs data=: text"),
+    (MLM, "needs data=: a text file, or a folder of them"),
     ([*MLM, "data=none.txt"], "'none.txt' does not exist"),
     ([*MLM, "data=./none"], "'./none' does not exist"),
     ([*MLM, "data=wikipedia-book"], "did you mean 'wikipedia-books'"),
@@ -200,7 +200,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*CLS, "data=one-class.tsv"], "only one class ('1')"),
     ([*CLS, "data=latin1.tsv"], "latin1.tsv is not UTF-8: byte 0xe9 at position 18 (line 2)"),
     ([*CLS, "data.test=unknown-label.tsv"], "line 3 of unknown-label.tsv has a label 'odd'"),
-    ([*CLS, "data.test=none.tsv"], "none.tsv does not exist"),
+    ([*CLS, "data.test=none.tsv"], "'none.tsv' does not exist"),
     ([*CLS, "data=numbers.tsv", "data.regression=true"], "line 4 of numbers.tsv has the 'label' 'no'"),
     ([*CLS, "data.test_fraction=0.999"], "test_fraction=0.999"),
     ([*CLS, "data.pair_column=label"], "needs text_column"),
@@ -253,12 +253,12 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["predict", "cls", "It was good.", "  "], "empty text"),
     (["predict", "cls", "It was good.", "--pair", ""], "empty text"),
     (["predict", "cls", "It was good.", "--top", "0"], "top=0"),
-    (["predict", "cls", "It was good.", "--context", "It was."], "--context is for question-answering"),
-    (["predict", "pre", "It was [MASK].", "--pair", "It was."], "--pair is for text-classification"),
+    (["predict", "cls", "It was good.", "--context", "It was."], "context is for question-answering, but cls"),
+    (["predict", "pre", "It was [MASK].", "--pair", "It was."], "pair is for text-classification, but pre"),
     (["predict", "pre", "It was good."], "'It was good.' has no [MASK]"),
     (["predict", "pre", "word " * 100 + "[MASK]"], "has no [MASK] among the tokens that the model reads"),
     (["predict", "pre", ""], "empty text"),
-    (["predict", "qa", "Where?"], "--context TEXT or --context @FILE"),
+    (["predict", "qa", "Where?"], "--context TEXT or @FILE"),
     (["predict", "qa", "Where?", "--context", "@none.txt"], "none.txt cannot be read"),
     (["predict", "qa", "Where?", "--context", "@latin1.txt"], "latin1.txt cannot be read"),
     (["predict", "qa", "Where?", "--context", "@empty"], "empty cannot be read"),
@@ -271,7 +271,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["predict", "strange", "It was good."], "the tokenizer of strange has"),
     (["predict", "bert", "It was good."], "'bert'"),
     (["predict", "none", "It was good."], "does not exist"),
-    (["predict", "vision", "photo.png"], "vision"),
+    (["predict", "vision", "photo.png"], "photo.png is not an image"),
 ]
 
 

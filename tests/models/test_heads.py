@@ -19,6 +19,7 @@ from widenet import (
     from_dense,
     to_transformers,
 )
+from widenet.convert.folder import head_in, read_description
 from widenet.models import heads
 from widenet.models.card import model_card
 from widenet.models.heads import config_classes, head_of, heads_of, register_head
@@ -57,7 +58,7 @@ def test_a_registered_class_is_known_everywhere(tmp_path: Path) -> None:
     model = create_model("vit-digits", "video")
     assert type(model) is Video and type(from_dense(create_model("vit-digits"), "video")) is Video
     model.save_pretrained(tmp_path)
-    assert task_of(tmp_path) == "video" and type(from_dense(tmp_path)) is Video
+    assert head_in(tmp_path, read_description(tmp_path)).name == "video" and type(from_dense(tmp_path)) is Video
     assert type(AutoModelForVideoClassification.from_pretrained(tmp_path)) is Video
     assert model_card(model).data.pipeline_tag == "video-classification"
 

@@ -33,6 +33,7 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
     parts = {"mismatched_": "mismatched", "matched_": "matched", "HasAns_": "answerable", "NoAns_": "unanswerable"}
     found: dict[str, Any] = {"headline": ["accuracy"], "task": "image-classification", "recipe": "tiny"}
     found |= {"model": {"name": flat.get("model")}, "test": {}, "validation": {}, "training": {}}
+    whole = "matched" if any(key.startswith("matched_") for key in flat) else ""
     for key, value in flat.items():
         if key in top:
             found[key] = value
@@ -45,7 +46,7 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
         elif prefix := next((prefix for prefix in parts if key.startswith(prefix)), ""):
             found["test"].setdefault(parts[prefix], {})[key.removeprefix(prefix)] = value
         elif key != "model":
-            found["test"].setdefault("", {})["examples" if key.startswith("test_") else key] = value
+            found["test"].setdefault(whole, {})["examples" if key.startswith("test_") else key] = value
     return found
 
 
@@ -284,7 +285,6 @@ def test_classification_shows_both_tests_of_mnli(tmp_path: Path) -> None:
         **{f"matched_{key}": value for key, value in matched.items()},
         **{f"mismatched_{key}": value for key, value in mismatched.items()},
         matched_examples=20,
-        matched_expert_load=tiny_metrics()["expert_load"],
         validation_accuracy=0.625,
     )
     page = read_page(run)
@@ -329,7 +329,6 @@ def test_question_answering_tells_answerable_from_unanswerable(tmp_path: Path) -
         best_f1_thresh=0.25,
         validation_f1=50.0,
         test_questions=10,
-        test_windows=30,
     )
     page = read_page(run)
     assert page.figures() == ["Loss", "F1", "Exact match", "Balance loss", "Expert load per block"]

@@ -326,10 +326,11 @@ def test_evaluating_needs_the_teacher(tmp_path: Path, monkeypatch: pytest.Monkey
     teacher = Path("bert").resolve()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    evaluate_run(tmp_path / "run", [])  # the recipe of the run names it from the root
     with pytest.raises(
         WideNetError, match=r"the teacher is needed, too; distillation\.teacher= says where: bert is no f"
     ):
-        evaluate_run(tmp_path / "run", [])
+        evaluate_run(tmp_path / "run", ["distillation.teacher=bert"])
     evaluate_run(tmp_path / "run", [f"distillation.teacher={teacher}"])
 
 

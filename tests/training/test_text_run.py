@@ -227,7 +227,7 @@ def test_pretraining_leaves_every_file(pretrained: Run) -> None:
     }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint-5", "checkpoint-10"}
     assert any((folder / "logs").rglob("events.out.tfevents.*"))
-    assert load_recipe(str(folder / "recipe.yaml")) == pretraining()
+    assert load_recipe(str(folder / "recipe.yaml")) == pretraining().with_absolute_paths()
     tokenizer = load_tokenizer(folder)
     assert (len(tokenizer), tokenizer.model_max_length) == (400, 48)
     config = json.loads((folder / "config.json").read_text())
@@ -365,8 +365,10 @@ def test_official_predictions_score_as_the_metrics_say(name: str, request: pytes
     questions = load_questions(QuestionsSection(source=str(folder.parent / "train.json"))).test
     assert set(predictions) == {question.id for question in questions}
     scores = squad_scores(questions, predictions)
-    for key in ("f1", *metrics["headline"], *(key for key in metrics if key.startswith(("HasAns", "NoAns")))):
-        assert scores[key] == pytest.approx(metrics[key]), key
+    prefixes = {"": "", "answerable": "HasAns_", "unanswerable": "NoAns_"}
+    for part, found in metrics["test"].items():
+        for key in {"f1", *metrics["headline"], "total"} & set(found):
+            assert scores[f"{prefixes[part]}{key}"] == pytest.approx(found[key]), (part, key)
     best = {
         name: entries[0]["text"]
         for name, entries in json.loads((folder / "nbest_predictions.json").read_text()).items()
@@ -377,8 +379,8 @@ def test_official_predictions_score_as_the_metrics_say(name: str, request: pytes
 def test_squad1_metrics(answered: Run) -> None:
     folder, metrics = answered
     assert metrics["headline"] == ["f1", "exact_match"]
-    assert set(metrics) >= {"total", "test_questions", "test_windows", "validation_f1", "validation_exact_match"}
-    assert not {key for key in metrics if "Ans" in key}
+    assert list(metrics["test"]) == [""]
+    assert set(metrics["validation"]) == {"f1", "exact_match", "total"}
     assert metrics["test"][""]["examples"] == metrics["test"][""]["total"] == 18
     assert not (folder / "null_odds.json").exists()
     assert "" not in json.loads((folder / "predictions.json").read_text()).values()
@@ -389,9 +391,9 @@ def test_squad2_metrics_and_predictions(answered2: Run) -> None:
     assert metrics["headline"] == ["f1", "exact"]
     assert [scores["total"] for scores in metrics["test"].values()] == [24, 18, 6]
     for key in ("exact", "f1"):
-        parts = 18 * metrics[f"HasAns_{key}"] + 6 * metrics[f"NoAns_{key}"]
-        assert metrics[key] == pytest.approx(parts / 24)
-        assert metrics[f"best_{key}"] >= metrics[key] - 1e-9
+        whole, some, none = (metrics["test"][part][key] for part in ("", "answerable", "unanswerable"))
+        assert whole == pytest.approx((18 * some + 6 * none) / 24)
+        assert metrics["test"][""][f"best_{key}"] >= whole - 1e-9
     odds = json.loads((folder / "null_odds.json").read_text())
     predictions = json.loads((folder / "predictions.json").read_text())
     assert set(odds) == set(predictions)
@@ -401,8 +403,8 @@ def test_squad2_metrics_and_predictions(answered2: Run) -> None:
     nbest = json.loads((folder / "nbest_predictions.json").read_text())
     answers = {name: next(entry["text"] for entry in entries if entry["text"]) for name, entries in nbest.items()}
     for key in ("exact", "f1"):
-        scores = squad_scores(questions, answers, odds, null_threshold=metrics[f"best_{key}_thresh"])
-        assert scores[key] == pytest.approx(metrics[f"best_{key}"])
+        scores = squad_scores(questions, answers, odds, null_threshold=metrics["test"][""][f"best_{key}_thresh"])
+        assert scores[key] == pytest.approx(metrics["test"][""][f"best_{key}"])
 
 
 def test_answers_of_a_run(answered: Run, answered2: Run) -> None:
@@ -480,7 +482,7 @@ def test_validation_every_few_steps_and_after_the_last(tmp_path: Path) -> None:
     assert lines[0].startswith("mlm-text: widenet-text-tiny, ")
     assert len(lines) == 4  # steps 3, 6 and 7
     for line in lines[1:]:
-        for part in ("loss", "balance", "train accuracy", "validation mlm loss", "sentence order accuracy"):
+        for part in ("loss", "balance", "training accuracy", "validation MLM loss", "sentence-order accuracy"):
             assert part in line
     assert len({line.split("  validation")[0] for line in lines[1:]}) == 3  # each with its own training loss
 
@@ -488,7 +490,7 @@ def test_validation_every_few_steps_and_after_the_last(tmp_path: Path) -> None:
 def test_fewer_steps_than_between_validations(tmp_path: Path) -> None:
     lines, metrics = lines_of(pretraining("training.eval_steps=100", "training.max_steps=2"), tmp_path)
     assert (metrics["training"]["steps"], len(lines)) == (2, 2)
-    assert "train accuracy" in lines[1]
+    assert "training accuracy" in lines[1]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint-2"}
 
 
@@ -544,13 +546,13 @@ def test_two_development_parts(
     assert not end.value.code
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["split"]["sizes"] == {"train": 54, "validation": 6, "matched": 12, "mismatched": 15}
-    for key in ("accuracy", "macro_f1", "loss"):
-        assert metrics[key] == metrics[f"matched_{key}"]  # the paper's first
-    assert metrics["mismatched_loss"] != metrics["matched_loss"]
-    assert metrics["test"][""]["examples"] == 27
+    assert {part: scores["examples"] for part, scores in metrics["test"].items()} == {"matched": 12, "mismatched": 15}
+    assert metrics["test"]["mismatched"]["loss"] != metrics["test"]["matched"]["loss"]
+    for scores in metrics["test"].values():
+        assert {"accuracy", "macro_f1", "loss", "balance_loss", "expert_load"} <= set(scores)
     *_, last = capsys.readouterr().out.splitlines()
     for part in ("matched", "mismatched"):
-        assert f"{part} accuracy {metrics[f'{part}_accuracy']:.2%}  " in last.replace(" on 27", "  on 27")
+        assert f"{part} accuracy {metrics['test'][part]['accuracy']:.2%}  " in last.replace(" on 27", "  on 27")
     (found,) = RunFolder(tmp_path / "out").predict(["Henry was at Bath."], pair="Henry was there.")
     assert {name for name, _ in found.answers} == {"entailment", "neutral", "contradiction"}
     (other,) = RunFolder(tmp_path / "out").predict(["Henry was at Bath."], pair="It rained.")
@@ -619,9 +621,16 @@ def test_seeds(classified: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert again["seeds"] == summary["seeds"]
     assert comparable(again) == comparable(summary)
     # one more seed, without the others anew; with other settings, nothing
-    with pytest.raises(WideNetError, match=r"training\.epochs=1\.0, not 2\.0"):
-        train_seeds(load_recipe(str(classified[0] / "recipe.yaml"), ["epochs=2"]), tmp_path / "half", 4, resume=True)
+    with pytest.raises(WideNetError, match=r"training\.epochs=1\.0, not 0\.5; it may only grow"):
+        train_seeds(load_recipe(str(classified[0] / "recipe.yaml"), ["epochs=0.5"]), tmp_path / "half", 4, resume=True)
     assert not (tmp_path / "half/seed-3").exists()
+    # longer, and all of them are
+    shutil.copytree(tmp_path / "half", tmp_path / "long")
+    long = train_seeds(
+        load_recipe(str(classified[0] / "recipe.yaml"), ["epochs=2"]), tmp_path / "long", 3, resume=True
+    )
+    every = [RunFolder(tmp_path / f"long/seed-{seed}").metrics["training"]["epochs"] for seed in range(3)]
+    assert every == [2.0] * 3 and long["training"]["epochs"] == 2.0
     fewer = train_seeds(chosen, tmp_path / "half", 1, overwrite=True)
     assert list(fewer["seeds"]) == ["0"]
     assert weights(tmp_path / "half/seed-0") == weights(tmp_path / "out/seed-0")

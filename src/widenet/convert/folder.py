@@ -51,8 +51,7 @@ def load_model(
     """
     folder = Path(folder)
     _describe(folder, model_class.config_class.model_type)
-    if not any(folder.glob("model*.safetensors")):
-        raise WideNetError(f"{folder} is incomplete: it has no model.safetensors")
+    check_weights(folder)
     own: dict[str, Any] = {} if config is None else {"config": config}
     model, _ = read_folder(folder, model_class, fresh, **own)
     return model
@@ -129,6 +128,17 @@ def read_config(folder: Path, config_class: type[WideNetConfig] | None = None) -
         raise WideNetError(f"{folder}/config.json cannot be read: {' '.join(str(error).split())}") from error
 
 
+def start_config(folder: Path, config_class: type[WideNetConfig]) -> Any:
+    """Return the configuration of a model to start from, which has weights, too; they are not read yet.
+
+    Raises:
+        WideNetError: as :func:`read_config`, or there are no weights.
+    """
+    config = read_config(folder, config_class)
+    check_weights(folder)
+    return config
+
+
 def head_in(folder: Path, described: dict[str, Any]) -> Head:
     """Return the head that the ``config.json`` of a model of ours names.
 
@@ -169,6 +179,12 @@ def _describe(folder: Path, *model_types: str) -> dict[str, Any]:
     if model_type not in model_types:
         raise WideNetError(f"{folder} holds a {model_type!r} model, not a {' or '.join(map(repr, model_types))} one")
     return described
+
+
+def check_weights(folder: Path) -> None:
+    """Raise :class:`WideNetError` where a model folder has no weights; they are not read."""
+    if not any(folder.glob("model*.safetensors")):
+        raise WideNetError(f"{folder} is incomplete: it has no model.safetensors")
 
 
 def load_processor(run: str | Path) -> ViTImageProcessor:

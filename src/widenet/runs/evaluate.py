@@ -41,12 +41,13 @@ def evaluate_run(path: Path, overrides: list[str], output: Path | None = None) -
     recorded = run.stored_metrics or {}
     split = recorded.get("split", {})
     own_test = not any(override.startswith("data.test=") for override in overrides)  # no part of the source
-    if own_test and split.get("source") == task.split["source"] and split.get("digest") != task.split.get("digest"):
+    tested = recorded_split(task)
+    if own_test and split.get("source") == tested["source"] and split.get("digest") != tested.get("digest"):
         raise WideNetError(
             f"{recipe.data.source} is no longer split as it was in training (files or split settings changed), "
             "so training examples could be among the tested ones"
         )
-    metrics = {**describe_run(task), "test": task.test(), "split": task.split}
+    metrics = {**describe_run(task), "test": task.test(), "split": tested}
     if not overrides:
         metrics = {**_converted(recorded), **metrics}
         output = output or path
@@ -57,6 +58,11 @@ def evaluate_run(path: Path, overrides: list[str], output: Path | None = None) -
         except OSError as error:
             raise WideNetError(f"{output}/metrics.json cannot be written: {error}") from error
     return metrics
+
+
+def recorded_split(task: Task) -> dict[str, Any]:
+    """Return the record of a split, its source named from the root: the same folder has the same name everywhere."""
+    return {**task.split, "source": task.recipe.with_absolute_paths().data.source}
 
 
 def describe_run(task: Task) -> dict[str, Any]:

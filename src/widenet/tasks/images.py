@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from widenet.config import WideNetConfig, WideNetVisionConfig
-from widenet.convert.folder import adapt_classifier, load_model, load_processor, read_config
+from widenet.convert.folder import adapt_classifier, load_model, load_processor, start_config
 from widenet.data.batch import Batch
 from widenet.data.images.batches import Collator, EvalImages, SeededBatches, TrainImages, make_processor
 from widenet.data.images.load import ImageData, load_images
@@ -111,7 +111,7 @@ class ImageClassification(Task):
         if channels != 3:
             raise WideNetError(f"model.num_channels={channels}: images are read as RGB, so it must be 3")
         if is_folder(name := str(recipe.model.name)):
-            read_config(Path(name).expanduser(), WideNetVisionConfig)
+            start_config(Path(name).expanduser(), WideNetVisionConfig)
         else:
             preset_config(recipe, WideNetVisionConfig)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 from transformers import PreTrainedTokenizerBase
 
 from widenet.config import WideNetTextConfig
-from widenet.convert.folder import adapt_text_model, load_model, read_config
+from widenet.convert.folder import adapt_text_model, load_model, start_config
 from widenet.data.batch import Batch
 from widenet.data.images.sets import looks_like_image
 from widenet.data.text.tokenizer import TextSection, check_tokenizer, load_tokenizer, train_wordpiece
@@ -33,7 +33,7 @@ class TextTask(Task):
         section = cast(TextSection, recipe.data)
         check_labels_open(recipe)
         if is_folder(name := str(recipe.model.name)):
-            config: Any = read_config(Path(name).expanduser(), WideNetTextConfig)
+            config: Any = start_config(Path(name).expanduser(), WideNetTextConfig)
         else:
             config = preset_config(recipe, WideNetTextConfig)
         check_length(section, recipe.model.overrides.get("max_position_embeddings", config.max_position_embeddings))

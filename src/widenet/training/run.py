@@ -22,7 +22,7 @@ import widenet
 from widenet.errors import WideNetError
 from widenet.recipes import Recipe
 from widenet.reports.card import write_card
-from widenet.runs.evaluate import describe_run
+from widenet.runs.evaluate import describe_run, recorded_split
 from widenet.runs.run import Run
 from widenet.tasks import Task, find_task
 from widenet.training.callbacks import LogLastStep, StopOnInterrupt
@@ -62,9 +62,11 @@ def train(
     console = console or Console(quiet=True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise WideNetError("training in several processes is not supported yet; start one, without torchrun")
-    recipe, run = recipe.with_absolute_paths(), Run(output)
-    checkpoint = _check_output(recipe, run, resume, overwrite)
+    run = Run(output)
+    checkpoint, longer = _check_output(recipe, run, resume, overwrite)
     task = start_task(recipe)
+    for change in longer:
+        console.print(f"{change}: the learning rate follows the longer schedule from here on", highlight=False)
     try:
         _begin(run, recipe, task, overwrite, command)
         return _train(task, run, checkpoint, console)
@@ -95,8 +97,12 @@ def start_task(recipe: Recipe) -> Task:
     return task_class.start(recipe)
 
 
-def _check_output(recipe: Recipe, run: Run, resume: bool, overwrite: bool) -> Path | None:
-    """Settle what the output folder means before anything is loaded; return the checkpoint to resume."""
+def _check_output(recipe: Recipe, run: Run, resume: bool, overwrite: bool) -> tuple[Path | None, list[str]]:
+    """Settle what the output folder means before anything is loaded.
+
+    Returns:
+        The checkpoint to resume, and how the run is to be longer than it was.
+    """
     output = run.path
     if resume and overwrite:
         raise WideNetError("--resume and --overwrite exclude each other")
@@ -105,11 +111,11 @@ def _check_output(recipe: Recipe, run: Run, resume: bool, overwrite: bool) -> Pa
     if resume:
         if not run.holds_run:
             raise WideNetError(f"nothing to resume: {output} holds no run")
-        check_same_recipe(recipe, run)
+        longer = check_same_recipe(recipe, run)
         checkpoint = run.last_checkpoint()
         if checkpoint is None:
             raise WideNetError(f"nothing to resume: {output} has no complete checkpoint; start anew with --overwrite")
-        return checkpoint
+        return checkpoint, longer
     if overwrite:
         _check_inputs_survive(recipe, output)
     if run.holds_run and not overwrite:
@@ -118,7 +124,7 @@ def _check_output(recipe: Recipe, run: Run, resume: bool, overwrite: bool) -> Pa
         )
     if not run.holds_run and output.is_dir() and any(output.iterdir()):
         raise WideNetError(f"{output} is not empty and holds no run; choose another --output folder")
-    return None
+    return None, []
 
 
 def _check_inputs_survive(recipe: Recipe, output: Path) -> None:
@@ -132,15 +138,24 @@ def _check_inputs_survive(recipe: Recipe, output: Path) -> None:
             )
 
 
-def check_same_recipe(asked: Recipe, run: Run) -> None:
-    """Raise :class:`WideNetError` unless a recipe is the one that a run folder records, or a longer one."""
-    before, now = _flat(run.recipe.with_absolute_paths().model_dump()), _flat(asked.model_dump())
+def check_same_recipe(asked: Recipe, run: Run) -> list[str]:
+    """Return how a recipe is longer than the one that a run folder records.
+
+    Raises:
+        WideNetError: it differs otherwise.
+    """
+    before, now = (_flat(recipe.with_absolute_paths().model_dump()) for recipe in (run.recipe, asked))
+    longer = []
     for key in before | now:
         old, new = before.get(key), now.get(key)
-        if old == new or (key in LENGTHS and (new == 0 or (old and new > old))):
+        if old == new:
+            continue
+        if key in LENGTHS and (new == 0 or (old and new > old)):
+            longer.append(f"{key} grows from {old} to {new}")
             continue
         more = "; it may only grow" if key in LENGTHS else ""
         raise WideNetError(f"--resume goes on with the run in {run.path}, where {key}={old}, not {new}{more}")
+    return longer
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -157,7 +172,7 @@ def on_cpu(recipe: Recipe) -> bool:
 
 def _begin(run: Run, recipe: Recipe, task: Task, overwrite: bool, command: str | None) -> None:
     try:
-        run.begin(recipe, overwrite, command)
+        run.begin(recipe.with_absolute_paths(), overwrite, command)
         task.save_processor(run.path)  # now, so that a run which is interrupted can be used, too
     except OSError as error:
         if _disk_is_full(error):
@@ -231,7 +246,7 @@ def _train(task: Task, run: Run, checkpoint: Path | None, console: Console) -> d
             "outside_step_fraction": round(trainer.clock.outside_fraction, 4),
             "command": run.command,
         },
-        "split": task.split,
+        "split": recorded_split(task),
         "versions": _versions(),
         "commit": _commit(),
     }

@@ -48,7 +48,7 @@ def train_seeds(
     found = {}
     for seed, (each, folder) in runs.items():
         run = Run(folder)
-        if resume and run.stored_metrics is not None:
+        if resume and run.stored_metrics is not None and not check_same_recipe(each, run):
             found[seed] = run.metrics
             continue
         again = resume and run.last_checkpoint() is not None
@@ -81,7 +81,7 @@ def _check(runs: dict[int, tuple[Recipe, Path]], output: Path, count: int, resum
         raise WideNetError(f"nothing to resume: {output} holds none of these runs")
     for each, run in begun:
         if resume:
-            check_same_recipe(each.with_absolute_paths(), run)
+            check_same_recipe(each, run)
         elif not overwrite:
             raise WideNetError(f"{run.path} already holds a run; --resume goes on with it, --overwrite replaces it")
 
