@@ -62,7 +62,7 @@ def learning_curves(
             figures.append(svg_figure(name, metric.title, caption, draw))
     notes = []
     operations = routing_operations(config) if config else None
-    if balance := curves["train/balance_loss"]:
+    if operations != 0 and (balance := curves["train/balance_loss"]):
         caption = (
             "In training, the mean per routing operation. 1, the line, is perfectly balanced; "
             "the more the experts' shares differ, the higher."
