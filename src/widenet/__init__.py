@@ -1,7 +1,7 @@
 """WideNet: transformers that go wider instead of deeper (Xue et al., AAAI 2022, arXiv 2107.11817).
 
 Importing the package registers its models with transformers' Auto classes, so that
-``pipeline("image-classification", model=RUN)`` and ``AutoModel.from_pretrained(RUN)`` know them, and the image
+``pipeline(task, model=RUN)`` and ``AutoModel.from_pretrained(RUN)`` know them, and the image
 models with timm, so that ``timm.create_model("widenet_base_patch16_224")`` does.
 """
 

@@ -69,7 +69,7 @@ def pipeline_of(kind: str) -> str | None:
     return head.pipeline if head else None
 
 
-def table(rows: list[list[str]]) -> str:
+def markdown_table(rows: list[list[str]]) -> str:
     """Return a Markdown table; the first row is its head, and all columns but the first are numbers."""
     rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     rule = ["---", *["---:"] * (len(rows[0]) - 1)]
@@ -126,7 +126,7 @@ def model_card(model: Any, name: str = ".") -> ModelCard:
     rows = [["", "all", "active"], sizes("parameters", model)]
     sections = {
         "": PAPER,
-        "Model": f"{describe(model.config)}\n\n{table(rows)}\n\n{ACTIVE}",
+        "Model": f"{describe(model.config)}\n\n{markdown_table(rows)}\n\n{ACTIVE}",
         "Use": f"{NEEDED}\n\n{loading(kind, name)}",
         "Limits": "This card was made from the model alone. What it was trained on, if at all, and how good it is, "
         "are not recorded here.",
@@ -164,7 +164,7 @@ def widened_card(wide: Any, dense: Any, folder: Path, arguments: dict[str, Any],
     also = f" Beside it lie {', '.join(f'`{name}`' for name in files)}." if files else ""
     sections = {
         "": f"**Not trained yet:** fine-tune or distil it. Its weights are made of the dense model `{source}`.",
-        "Model": f"{describe(wide.config)}\n\n{table(rows)}\n\n{ACTIVE} {PAPER}",
+        "Model": f"{describe(wide.config)}\n\n{markdown_table(rows)}\n\n{ACTIVE} {PAPER}",
         "Method": f"```python\nimport widenet\n\nwide = widenet.widen({call})\n```",
         "Use": f"{NEEDED}{also}\n\n{loading(kind)}\n\n{PLACE} To train it: `widenet train RECIPE model=. data=…`.",
         "Limits": "Nothing was measured. Unless the source's blocks shared their weights already, this is another "

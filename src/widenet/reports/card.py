@@ -18,8 +18,8 @@ from widenet.models.card import (
     license_of,
     loading,
     make_card,
+    markdown_table,
     save_card,
-    table,
 )
 from widenet.models.heads import head_of
 from widenet.models.presets import list_models
@@ -115,7 +115,7 @@ def _scores(metrics: dict[str, Any], task: type[Task]) -> str:
     rows = [[metric.title, *(metric.text(values.get(metric.name)) for values in parts.values())] for metric in found]
     tested = next(iter(metrics["test"].values())).get("examples")
     on = f"Tested on {tested:,} {task.words.examples}.\n\n" if tested else ""
-    return on + table([["", *parts], *rows])
+    return on + markdown_table([["", *parts], *rows])
 
 
 def _sizes(metrics: dict[str, Any], task: type[Task], length: int | None) -> str:
@@ -128,7 +128,7 @@ def _sizes(metrics: dict[str, Any], task: type[Task], length: int | None) -> str
         if key in model and f"active_{key}" in model
     ]
     note = "Active is what one token uses: of a mixture, K of the E experts. A multiply-add counts as two FLOPs."
-    return f"{table([['', 'all', 'active'], *rows])}\n\n{note}"
+    return f"{markdown_table([['', 'all', 'active'], *rows])}\n\n{note}"
 
 
 def _data(metrics: dict[str, Any], task: type[Task]) -> str:
@@ -139,7 +139,7 @@ def _data(metrics: dict[str, Any], task: type[Task]) -> str:
         for part, size in split.get("sizes", {}).items()
     ]
     digest = f"Digest `{split.get('digest')}`: runs with the same one have the same {examples} in every part."
-    return f"Source: `{split.get('source')}`.\n\n{table([['part', examples, 'from'], *rows])}\n\n{digest}"
+    return f"Source: `{split.get('source')}`.\n\n{markdown_table([['part', examples, 'from'], *rows])}\n\n{digest}"
 
 
 def _training(metrics: dict[str, Any], recipe: str | None) -> str:
