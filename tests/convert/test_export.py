@@ -286,3 +286,15 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "text.onnx").write_text("no ONNX")
     with pytest.raises(WideNetError, match=r"text\.onnx cannot be loaded"):
         OnnxModel(tmp_path / "text.onnx", create_model("vit-digits").config)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_file_says_what_its_model_is(int8: bool, tmp_path: Path) -> None:
+    names = {0: "cat", 1: "dög"}
+    model = create_model("widenet-digits", id2label=names)
+    file = export_onnx(model, tmp_path / "model.onnx", int8=int8)
+    said = {each.key: each.value for each in onnx.load(file).metadata_props}
+    assert (said["architecture"], said["task"]) == ("WideNetForImageClassification", "image-classification")
+    assert json.loads(said["id2label"]) == {str(index): name for index, name in names.items()}
+    features = export_onnx(create_model("widenet-digits", "features"), tmp_path / "features.onnx")
+    assert "id2label" not in {each.key for each in onnx.load(features).metadata_props}

@@ -7,6 +7,7 @@ Axes: N images or sequences, L tokens of each, T = N·L, D hidden size, E expert
 an expert, R tokens of one expert.
 """
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from torch.export import Dim
 from widenet.config import WideNetConfig, WideNetVisionConfig
 from widenet.convert.sources import from_dense, read_source
 from widenet.errors import WideNetError
+from widenet.models.heads import head_of
 from widenet.models.pretrained import WideNetPreTrainedModel
 from widenet.nn.attention import Attention
 from widenet.nn.backends import WeightCache
@@ -56,7 +58,7 @@ def export_onnx(
         overwrite: replace the file if there is one.
 
     Returns:
-        The file.
+        The file. Its metadata name the model's class, its task and, of a classifier, its classes (``id2label``, JSON).
 
     Raises:
         WideNetError: the folder cannot be read or holds a model of another architecture, the file exists already
@@ -82,6 +84,7 @@ def export_onnx(
             graph = _trace(source)
             if int8:
                 graph = _in_int8(graph)
+            _import("onnx").helper.set_model_props(graph, _properties(source))
             _import("onnx").save(graph, partial)
         partial.replace(output)
     except OSError as error:
@@ -91,6 +94,16 @@ def export_onnx(
     finally:
         partial.unlink(missing_ok=True)
     return output
+
+
+def _properties(model: WideNetPreTrainedModel) -> dict[str, str]:
+    """Return what the file says of its model: class, task and, of a classifier, the names of its classes."""
+    head, found = head_of(type(model)), {"architecture": type(model).__name__}
+    if head is not None:
+        found["task"] = head.name
+    if hasattr(model, "classifier"):
+        found["id2label"] = json.dumps(model.config.id2label, ensure_ascii=False)
+    return found
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
