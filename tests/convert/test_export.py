@@ -262,7 +262,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     model = a_model("vit-digits", **SMALL)
     (tmp_path / "model.onnx").write_text("an earlier one")
-    monkeypatch.setattr("widenet.convert.export._trace", lambda model: None)
+    monkeypatch.setattr("widenet.convert.export._trace", lambda model: onnx.ModelProto())
     monkeypatch.setattr(onnx, "save", full)
     with pytest.raises(WideNetError, match=r"model\.onnx cannot be written: No space left"):
         export_onnx(model, tmp_path / "model.onnx", overwrite=True)
